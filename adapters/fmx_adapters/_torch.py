@@ -1,0 +1,168 @@
+"""What the PyTorch-based adapters share: evaluation mode for a while, fingerprints, and guessing an input shape."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmx.adapter import InputInfo
+from fmx.errors import ModelError
+from fmx.layers import LayerInfo, native_dims
+
+T = TypeVar("T")
+
+PROBE_BATCH = 2
+_SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
+
+
+@contextmanager
+def evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode and every submodule back into its own mode afterwards."""
+    modes = [(m, m.training) for m in module.modules()]
+    if any(training for _, training in modes):
+        module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            if m.training != training:
+                m.training = training
+
+
+def fingerprint(state: Iterable[tuple[str, Any]], graph: str) -> str:
+    """Hash weights (name, type, shape, bytes) and a text that stands for the graph with sha256."""
+    digest = hashlib.sha256(graph.encode())
+    for name, value in state:
+        digest.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().cpu().contiguous()
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            if tensor.numel():
+                digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def to_array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Hand a tensor over as an array, without a copy where it is on the CPU; bfloat16 becomes float32."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    return tensor.cpu().numpy()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Give NumPy's name of a torch element type, as `to_array` hands it over."""
+    return "float32" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch.")
+
+
+def is_layer_value(value: object) -> bool:
+    """Say whether a value of the probe pass can be a layer: floating point, with the batch as its first axis."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dim() > 0
+        and value.shape[0] == PROBE_BATCH
+        and value.is_floating_point()
+    )
+
+
+def layer_info(name: str, kind: str, value: torch.Tensor) -> LayerInfo:
+    """Describe a probed value (batch, …native)."""
+    shape = tuple(value.shape[1:])
+    return LayerInfo(name, kind, native_dims(shape, kind), shape, dtype_name(value.dtype))
+
+
+def probe_batch(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Make the small batch on which a model is looked at; the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(PROBE_BATCH, *shape, generator=generator).to(device=device, dtype=dtype)
+
+
+def candidate_inputs(module: torch.nn.Module) -> list[InputInfo]:
+    """List the inputs that a model may take, told from the first weight that it has, the likeliest first."""
+    for name, weight in module.named_parameters():
+        if weight.dim() == 4:
+            channels = int(weight.shape[1])
+            return [_picture(channels, size) for size in _SIZES]
+        if weight.dim() == 2 and name.endswith("weight"):
+            return [
+                InputInfo("input", (int(weight.shape[1]),), assumed=f"{weight.shape[1]} numbers a sample")
+            ]
+    return [_picture(3, size) for size in _SIZES]
+
+
+def _picture(channels: int, size: int) -> InputInfo:
+    return InputInfo("input", (channels, size, size), layout="CHW", assumed=f"{channels}×{size}×{size}")
+
+
+def first_working(inputs: Sequence[InputInfo], attempt: Callable[[InputInfo], T], source: str) -> T:
+    """Return the first attempt that works.
+
+    Raises
+    ------
+    ModelError
+        No input works; quotes what the first one said and names the options that help.
+    """
+    said = ""
+    for info in inputs:
+        try:
+            return attempt(info)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            said = said or _first_line(error)
+    shapes = "×".join(map(str, inputs[0].shape))
+    more = f" (and {len(inputs) - 1} other sizes)" if len(inputs) > 1 else ""
+    raise ModelError(
+        f"{source} does not run on a sample of shape {shapes}{more}: {said.rstrip('.')}; "
+        "say what it takes with --input-shape, for example --input-shape 3,32,32."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # TorchScript wraps the message in a traceback of its own; the message is its last line.
+    chosen = (
+        lines[-1] if lines and lines[0].startswith("The following operation failed") else (lines or [""])[0]
+    )
+    return chosen.removeprefix("RuntimeError: ") or type(error).__name__
+
+
+def picture_input(shape: Sequence[int], layout: str | None) -> InputInfo:
+    """Describe an input whose shape the user gave."""
+    if len(shape) != 3:
+        return InputInfo("input", tuple(shape))
+    hwc = layout == "NHWC" if layout else shape[-1] in {1, 3, 4} and shape[0] not in {1, 3, 4}
+    return InputInfo("input", tuple(shape), layout="HWC" if hwc else "CHW")
+
+
+def as_batch(batch: NDArray[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Turn a batch into a tensor; read-only and odd-strided arrays are copied, as torch can't hold them."""
+    if not batch.flags.writeable or any(stride < 0 for stride in batch.strides):
+        batch = np.array(batch)
+    return torch.from_numpy(batch).to(device=device, dtype=dtype)
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn a device name into a device that is there.
+
+    Raises
+    ------
+    ModelError
+        The name is no device, or there is none of that kind on this machine.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"There is no device '{name}': use cpu, cuda, cuda:1 or mps.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ModelError(f"There is no {name} here ({count} CUDA devices found): use --device cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("There is no mps device here: use --device cpu.")
+    return device

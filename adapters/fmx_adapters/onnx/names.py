@@ -1,0 +1,300 @@
+"""Finding PyTorch's module paths in an exported ONNX graph.
+
+Two exporters leave them: the torch.export-based one in the metadata of each node, as full paths; the older one in the
+names of the nodes (``/layer1/layer1.0/conv1/Conv``), where each part is a module's own name, led by the names before it
+as far back as they are numbers. A graph with neither keeps the names of its own values.
+
+The older exporter folds a batch norm into the convolution before it. The node then bears the convolution's name but
+gives what the batch norm gave, so it is listed under the batch norm's name: a name never stands for another value.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from fmx.naming import NamedValue, PassTrace
+from fmx.ops import canonical_op
+from fmx_adapters.onnx.vocabulary import words_of
+
+__all__ = ["computed_values", "named_values"]
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_CLASSES = "pkg.torch.onnx.class_hierarchy"
+_FOLDED_WEIGHT = re.compile(r"onnx::(Conv|ConvTranspose)_\d+")
+_NUMBERED = re.compile(r"(.+)_(\d+)")
+
+Module = tuple[str, str]  # path, kind (empty where the file does not say)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A node, with the modules it runs in, outermost first."""
+
+    modules: tuple[Module, ...]
+    op: str | None
+    group: str
+    value: str
+    kind: str
+    weights: tuple[str, ...]
+    used_by: tuple[int, ...] = ()
+
+
+class _Graph:
+    """A graph with what naming needs to know of it."""
+
+    def __init__(self, graph: onnx.GraphProto, ranks: Mapping[str, int]) -> None:
+        self.proto = graph
+        self.constants = _constants(graph)
+        self.nodes = [n for n in graph.node if self._computes(n)]
+        self._ranks = ranks
+
+    def _computes(self, node: onnx.NodeProto) -> bool:
+        return any(name and name not in self.constants for name in node.input)
+
+    def words(self, node: onnx.NodeProto) -> tuple[str | None, str]:
+        """Give operation and kind of a node."""
+        return words_of(node, self._ranks.get(node.output[0], 0), _clip_limits(node, self.constants))
+
+
+def computed_values(graph: onnx.GraphProto) -> list[str]:
+    """List the values that depend on the input, in the order of computation."""
+    return [output for node in _Graph(graph, {}).nodes for output in node.output if output]
+
+
+def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[NamedValue[str]]:
+    """Name the values of a graph in the order of computation.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+    ranks : mapping of str to int
+        Number of axes of each value, batch and channel included.
+
+    Returns
+    -------
+    list of NamedValue
+        The value is its name in the graph.
+    """
+    whole = _Graph(graph, ranks)
+    for read in (_from_metadata, _from_node_names):
+        steps = read(whole)
+        if steps is not None:
+            return _name(_with_users(steps, whole))
+    return [
+        NamedValue(output, whole.words(node)[1], output)
+        for node in whole.nodes
+        for output in node.output
+        if output
+    ]
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, Any]:
+    """Map every value that does not depend on the input to its tensor, or to None where it is computed."""
+    known: dict[str, Any] = {i.name: i for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            known[node.output[0]] = next((a.t for a in node.attribute if a.name == "value"), None)
+        elif all(i in known for i in node.input if i):
+            known.update(dict.fromkeys(node.output))
+    return known
+
+
+def _clip_limits(node: onnx.NodeProto, constants: dict[str, Any]) -> tuple[float, float] | None:
+    if node.op_type != "Clip":
+        return None
+    given = {a.name: a.f for a in node.attribute}
+    if "min" in given and "max" in given:
+        return given["min"], given["max"]
+    tensors = [constants.get(name) for name in node.input[1:3]]
+    if len(tensors) < 2 or any(t is None for t in tensors):
+        return None
+    low, high = (float(np.asarray(numpy_helper.to_array(t)).reshape(-1)[0]) for t in tensors)
+    return low, high
+
+
+# -- the torch.export-based exporter ---------------------------------------------------------------
+
+
+def _from_metadata(graph: _Graph) -> list[_Step] | None:
+    steps, known = [], 0
+    modules: tuple[Module, ...] = ()
+    for node in graph.nodes:
+        meta = {p.key: p.value for p in node.metadata_props}
+        (op, kind), group = graph.words(node), node.name
+        if _SCOPES in meta and _CLASSES in meta:
+            known += 1
+            paths, classes = ast.literal_eval(meta[_SCOPES]), ast.literal_eval(meta[_CLASSES])
+            inner = zip(paths[:-1], classes[:-1], strict=False)
+            modules = tuple((path, kind.rpartition(".")[2]) for path, kind in inner if path)
+            op, group = _aten_op(classes[-1]), paths[-1]
+        steps.append(_step(graph, node, modules, op, kind, group))
+    return steps if known else None
+
+
+def _aten_op(name: str) -> str | None:
+    """``aten.add.Tensor`` is add."""
+    parts = name.split(".")
+    return canonical_op(parts[1]) if len(parts) > 1 and parts[0] == "aten" else None
+
+
+def _step(
+    graph: _Graph, node: onnx.NodeProto, modules: tuple[Module, ...], op: str | None, kind: str, group: str
+) -> _Step:
+    weights = tuple(name for name in node.input if name in graph.constants)
+    return _Step(modules, op, group, node.output[0], kind, weights)
+
+
+# -- the older exporter ----------------------------------------------------------------------------
+
+
+def _from_node_names(graph: _Graph) -> list[_Step] | None:
+    nodes = graph.nodes
+    pattern = re.compile(r"/(?:.+/)?(\w+?)(?:_\d+)?")
+    matching = [pattern.fullmatch(node.name) for node in nodes]
+    named = [m is not None and n.op_type == m[1] for m, n in zip(matching, nodes, strict=True)]
+    if not nodes or sum(named) * 2 < len(nodes):
+        return None
+    paths = _ScopePaths(graph.constants)
+    steps = []
+    modules: tuple[Module, ...] = ()
+    for node, is_named in zip(nodes, named, strict=True):
+        if is_named:
+            modules = tuple((path, "") for path in paths.of(node.name.split("/")[1:-1]))
+        op, kind = graph.words(node)
+        steps.append(_step(graph, node, modules, op, kind, node.name))
+    return _unfold(steps)
+
+
+class _ScopePaths:
+    """Turns the parts of node names into full module paths."""
+
+    def __init__(self, constants: dict[str, Any]) -> None:
+        self._with_weights = {name.rpartition(".")[0] for name in constants}
+        self._seen: set[str] = set()
+
+    def of(self, parts: Sequence[str]) -> list[str]:
+        """Give the full paths of the modules that the parts name, outermost first."""
+        paths: list[str] = []
+        path = ""
+        for part in parts:
+            path = self._first_call(_join(path, part))
+            paths.append(path)
+            self._seen.add(path)
+        return paths
+
+    def _first_call(self, path: str) -> str:
+        """``relu_1`` is the second call of ``relu``, unless it has weights of its own or there is no ``relu``."""
+        match = _NUMBERED.fullmatch(path)
+        if match and match[1] in self._seen and path not in self._with_weights:
+            return match[1]
+        return path
+
+
+def _join(path: str, part: str) -> str:
+    """Append a part, which may repeat the end of the path: ``a.layer1`` and ``layer1.0`` make ``a.layer1.0``."""
+    have, new = path.split(".") if path else [], part.split(".")
+    for overlap in range(min(len(have), len(new) - 1), 0, -1):
+        if have[-overlap:] == new[:overlap]:
+            return ".".join(have + new[overlap:])
+    return ".".join(have + new)
+
+
+def _unfold(steps: list[_Step]) -> list[_Step]:
+    """Give convolutions that hold a folded batch norm the batch norm's place."""
+    paths = {path for step in steps for path, _ in step.modules}
+    says_norm = any(re.fullmatch(r"norm\d*", path.rpartition(".")[2]) for path in paths)
+    return [_unfold_step(step, paths, says_norm) for step in steps]
+
+
+def _unfold_step(step: _Step, paths: set[str], says_norm: bool) -> _Step:
+    folded = step.kind.startswith("Conv") and step.weights and _FOLDED_WEIGHT.fullmatch(step.weights[0])
+    if not folded or not step.modules:
+        return step
+    path = step.modules[-1][0]
+    parent, dot, own = path.rpartition(".")
+    conv = re.fullmatch(r"conv(\d*)", own)
+    if own.isdigit():
+        norm = f"{parent}{dot}{int(own) + 1}"
+    elif conv and not says_norm:
+        norm = f"{parent}{dot}bn{conv[1]}"
+    else:
+        norm = f"{path}.batch_norm"
+    if norm in paths:
+        norm = f"{path}.batch_norm"
+    return replace(step, modules=(*step.modules[:-1], (norm, f"BatchNorm{step.kind[-2:]}")))
+
+
+# -- from steps to names ---------------------------------------------------------------------------
+
+
+def _with_users(steps: list[_Step], graph: _Graph) -> list[_Step]:
+    """Add to each step the numbers of the steps that use its value; the end of the graph uses its outputs."""
+    users: dict[str, list[int]] = defaultdict(list)
+    for i, node in enumerate(graph.nodes):
+        for name in node.input:
+            users[name].append(i)
+    for output in graph.proto.output:
+        users[output.name].append(len(graph.nodes))
+    return [replace(step, used_by=tuple(users[step.value])) for step in steps]
+
+
+def _name(steps: list[_Step]) -> list[NamedValue[str]]:
+    """Turn the list of nodes into entered and left modules, and name the values."""
+    trace: PassTrace[str] = PassTrace()
+    open_modules: list[tuple[Module, int]] = []
+    last_of_group = {step.group: i for i, step in enumerate(steps)}
+
+    def leave(depth: int, end: int) -> None:
+        while len(open_modules) > depth:
+            _, start = open_modules.pop()
+            trace.exit(_leaving(steps, start, end))
+
+    for i, step in enumerate(steps):
+        depth = _shared(open_modules, step.modules)
+        leave(depth, i)
+        for module in step.modules[depth:]:
+            path, kind = module
+            trace.enter(
+                path, kind or (_leaf_kind(steps, i, path) if module == step.modules[-1] else "Module")
+            )
+            open_modules.append((module, i))
+        if step.op is not None and last_of_group[step.group] == i:
+            trace.op(step.op, step.value)
+    leave(0, len(steps))
+    return trace.named()
+
+
+def _shared(open_modules: Sequence[tuple[Module, int]], modules: Sequence[Module]) -> int:
+    depth = 0
+    for (have, _), want in zip(open_modules, modules, strict=False):
+        if have[0] != want[0]:
+            break
+        depth += 1
+    return depth
+
+
+def _leaving(steps: Sequence[_Step], start: int, end: int) -> str:
+    """Give the last value of steps start…end-1 that something outside uses: what the module puts out."""
+    for step in reversed(steps[start:end]):
+        if any(not start <= user < end for user in step.used_by):
+            return step.value
+    return steps[end - 1].value
+
+
+def _leaf_kind(steps: Sequence[_Step], start: int, path: str) -> str:
+    """Tell the kind of a module from its only node; one of several nodes is a plain Module."""
+    inside = []
+    for step in steps[start:]:
+        if all(p != path for p, _ in step.modules):
+            break
+        inside.append(step)
+    return inside[0].kind if len(inside) == 1 else "Module"

@@ -1,0 +1,132 @@
+"""A torch module as a model: probed once with a small batch, and run with hooks that go away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fmx.adapter import InputInfo, resolve
+from fmx.layers import LayerInfo
+from fmx.naming import PassTrace
+from fmx_adapters._torch import (
+    evaluation_mode,
+    fingerprint,
+    first_working,
+    is_layer_value,
+    layer_info,
+    picture_input,
+    probe_batch,
+)
+from fmx_adapters.pytorch.session import PyTorchSession
+from fmx_adapters.pytorch.watch import Key, Watcher
+
+
+class _Probed:
+    """What one pass over a small batch showed."""
+
+    def __init__(self, info: InputInfo, layers: list[LayerInfo], keys: dict[str, Key], overwritten: set[Key]):
+        self.input = info
+        self.layers = layers
+        self.keys = keys
+        self.overwritten = overwritten
+
+
+class PyTorchModel:
+    """A torch module; see `fmx.adapter.Model`."""
+
+    adapter = "pytorch"
+    engine = "eager"
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        source: str,
+        inputs: Sequence[InputInfo],
+        preprocessing: Mapping[str, Any] | None,
+        notes: str = "",
+    ) -> None:
+        self.module = module
+        self.source = source
+        self.notes = notes
+        self._candidates = list(inputs)
+        self._preprocessing = preprocessing
+
+    def __repr__(self) -> str:
+        return f"<fmx model {self.source}: {len(self.layers)} layers>"
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """Every layer, in the order of computation."""
+        return self._probed.layers
+
+    @property
+    def inputs(self) -> list[InputInfo]:
+        """The input that the model was looked at with."""
+        return [self._probed.input]
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any] | None:
+        """How torchvision prepares pictures for these weights, if it says."""
+        return self._preprocessing
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over weights, structure and layers."""
+        graph = f"{self.module}\n" + "\n".join(f"{layer.name} {layer.kind}" for layer in self.layers)
+        return fingerprint(self.module.state_dict().items(), graph)
+
+    def with_input(self, shape: Sequence[int]) -> PyTorchModel:
+        """Return the same model for samples of another shape."""
+        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(self._candidates[0].layout)
+        return PyTorchModel(
+            self.module, self.source, [picture_input(shape, layout)], self._preprocessing, self.notes
+        )
+
+    def session(
+        self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
+    ) -> PyTorchSession:
+        """Prepare to capture `layers`."""
+        probed = self._probed
+        wanted = {probed.keys[layer.name]: layer for layer in resolve(probed.layers, layers)}
+        return PyTorchSession(
+            self.module, self.source, probed.input, wanted, probed.overwritten, device=device, outputs=outputs
+        )
+
+    @cached_property
+    def _probed(self) -> _Probed:
+        return first_working(self._candidates, self._probe, self.source)
+
+    def _probe(self, info: InputInfo) -> _Probed:
+        parameter = next(iter(self.module.parameters()), torch.zeros(()))
+        dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+        batch = probe_batch(info.shape, dtype, parameter.device)
+        trace: PassTrace[tuple[Key, torch.Tensor]] = PassTrace()
+        versions: dict[Key, tuple[torch.Tensor, int]] = {}
+
+        def seen(key: Key, value: Any) -> tuple[Key, torch.Tensor] | None:
+            if not is_layer_value(value):
+                return None
+            versions[key] = (value, value._version)
+            # Views and reused storage are fine here: only shape and type are read later.
+            return key, value
+
+        watcher = Watcher(self.module)
+        watcher.on_enter = lambda path, kind: trace.enter(path, kind)
+        watcher.on_exit = lambda key, value: trace.exit(seen(key, value))
+
+        def on_op(key: Key, op: str, value: Any) -> None:
+            pair = seen(key, value)
+            if pair is not None:
+                trace.op(op, pair)
+
+        watcher.on_op = on_op
+        with evaluation_mode(self.module), torch.no_grad(), watcher:
+            self.module(batch)
+        named = trace.named()
+        layers = [layer_info(n.name, n.kind, n.value[1]) for n in named]
+        keys = {n.name: n.value[0] for n in named}
+        overwritten = {key for key, (value, version) in versions.items() if value._version != version}
+        return _Probed(info, layers, keys, overwritten)

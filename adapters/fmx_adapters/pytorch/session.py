@@ -1,0 +1,124 @@
+"""Running a torch module and taking values out on the way.
+
+A value is captured without a copy where nothing overwrites it later. Which values are overwritten (by an in-place
+ReLU, a residual ``+=``) the probe pass has seen from torch's version counters; those are copied at once. The counters
+are checked again after every batch, so that a model that behaves otherwise on other data is noticed and run again with
+copies, rather than giving a wrong value.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmx.adapter import Capture, InputInfo, check_batch
+from fmx.errors import ModelError
+from fmx.layers import LayerInfo
+from fmx_adapters._torch import as_batch, evaluation_mode, pick_device, to_array
+from fmx_adapters.pytorch.watch import Key, Watcher
+
+
+class _Enough(BaseException):
+    """Ends the forward pass once the last wanted value is there; no model code catches it by accident."""
+
+
+class PyTorchSession:
+    """A torch module prepared for chosen layers; see `fmx.adapter.Session`."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        source: str,
+        info: InputInfo,
+        wanted: Mapping[Key, LayerInfo],
+        overwritten: set[Key],
+        *,
+        device: str,
+        outputs: bool,
+    ) -> None:
+        self._source = source
+        self._input = info
+        self._wanted = wanted
+        self._copy = {key for key in wanted if key in overwritten}
+        self._outputs = outputs
+        self._device = pick_device(device)
+        parameter = next(iter(module.parameters()), torch.zeros(()))
+        self._dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+        on_device = all(t.device.type == self._device.type for t in module.state_dict().values())
+        # The user's own module stays where it is.
+        self._module = module if on_device else copy.deepcopy(module).to(self._device)
+        ops_wanted = any(key.op for key in wanted)
+        self._watcher = Watcher(self._module, None if ops_wanted else {key.path for key in wanted})
+        self._watcher.on_exit = self._take
+        self._watcher.on_op = lambda key, _, value: self._take(key, value)
+        self._stack = ExitStack()
+        self._taken: dict[Key, tuple[torch.Tensor, int]] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(evaluation_mode(self._module))
+            stack.enter_context(self._watcher)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._taken.clear()
+
+    def run(self, batch: NDArray[Any]) -> Capture:
+        """Run one batch (sample, …) and return the wanted values."""
+        check_batch(batch, self._input.shape, self._source)
+        tensor = as_batch(batch, self._dtype, self._device)
+        result = self._forward(tensor)
+        late = {key for key, (value, version) in self._taken.items() if value._version != version}
+        if late - self._copy:
+            self._copy |= late
+            result = self._forward(tensor)
+        missing = [layer.name for key, layer in self._wanted.items() if key not in self._taken]
+        if missing:
+            raise ModelError(
+                f"{self._source} did not reach {', '.join(missing)} on this batch: "
+                "its path depends on the data, so leave these layers out."
+            )
+        layers = {layer.name: to_array(self._taken[key][0]) for key, layer in self._wanted.items()}
+        self._taken.clear()
+        return Capture(layers, {} if result is None else _named_outputs(result))
+
+    def _forward(self, batch: torch.Tensor) -> Any:
+        self._watcher.start_pass()
+        self._taken.clear()
+        try:
+            with torch.no_grad():
+                return self._module(batch)
+        except _Enough:
+            return None
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            shape = "×".join(map(str, batch.shape[1:]))
+            raise ModelError(f"{self._source} failed on samples of shape {shape}: {reason}") from error
+
+    def _take(self, key: Key, value: Any) -> None:
+        if key not in self._wanted:
+            return
+        kept = value.clone() if key in self._copy else value
+        self._taken[key] = (kept, kept._version)
+        if not self._outputs and len(self._taken) == len(self._wanted):
+            raise _Enough
+
+
+def _named_outputs(result: Any) -> dict[str, NDArray[Any]]:
+    """Name the tensors that a model returned: ``output``, or by key or position where there are several."""
+    if isinstance(result, torch.Tensor):
+        return {"output": to_array(result)}
+    pairs = result.items() if isinstance(result, Mapping) else enumerate(result)
+    named = {f"output.{key}": value for key, value in pairs if isinstance(value, torch.Tensor)}
+    return {key: np.asarray(to_array(value)) for key, value in named.items()}

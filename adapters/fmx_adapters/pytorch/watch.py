@@ -1,0 +1,115 @@
+"""Watching a forward pass: modules by hooks, operations between them by a torch-function mode.
+
+Every value has a key that is the same in each pass of the same model: the module's path, the number of its call and,
+for an operation, the operation's name and number within that call. Hooks exist only inside the context manager.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from fmx.ops import canonical_op
+
+
+class Key(NamedTuple):
+    """Where in a pass a value arises."""
+
+    path: str
+    call: int
+    op: str = ""
+    nth: int = 0
+
+
+def _ignore(*_: Any) -> None:
+    return None
+
+
+class Watcher:
+    """Reports the modules and operations of the passes that run inside the context.
+
+    Parameters
+    ----------
+    root : torch.nn.Module
+    only : iterable of str, optional
+        Paths of the modules to report; all modules and the operations between them if left out.
+    """
+
+    def __init__(self, root: torch.nn.Module, only: Iterable[str] | None = None) -> None:
+        paths = None if only is None else set(only)
+        self._modules = {p: m for p, m in root.named_modules() if p and (paths is None or p in paths)}
+        self._ops = paths is None
+        self._calls: Counter[str] = Counter()
+        self._scopes: list[tuple[Key, Counter[str]]] = []
+        self._stack = ExitStack()
+        self.on_enter: Callable[[str, str], None] = _ignore
+        self.on_exit: Callable[[Key, Any], None] = _ignore
+        self.on_op: Callable[[Key, str, Any], None] = _ignore
+
+    def start_pass(self) -> None:
+        """Count calls from the beginning."""
+        self._calls.clear()
+        self._scopes = [(Key("", 1), Counter())]
+
+    def __enter__(self) -> Self:
+        self.start_pass()
+        for path, module in self._modules.items():
+            before = module.register_forward_pre_hook(self._before(path), prepend=True)
+            after = module.register_forward_hook(self._after(path))
+            self._stack.callback(before.remove)
+            self._stack.callback(after.remove)
+        if self._ops:
+            self._stack.enter_context(_OpMode(self._op))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _before(self, path: str) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, _: Any) -> None:
+            self._calls[path] += 1
+            self._scopes.append((Key(path, self._calls[path]), Counter()))
+            self.on_enter(path, type(module).__name__)
+
+        return hook
+
+    def _after(self, path: str) -> Callable[..., None]:
+        def hook(_: torch.nn.Module, __: Any, output: Any) -> None:
+            key, _ops = self._scopes.pop()
+            self.on_exit(key, output)
+
+        return hook
+
+    def _op(self, op: str, value: Any) -> None:
+        key, ops = self._scopes[-1]
+        ops[op] += 1
+        self.on_op(Key(key.path, key.call, op, ops[op]), op, value)
+
+
+class _OpMode(TorchFunctionMode):  # type: ignore[misc]
+    """Calls back for every operation of `fmx.ops` that Python code asks torch for."""
+
+    def __init__(self, report: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        value = func(*args, **(kwargs or {}))
+        op = canonical_op(getattr(func, "__name__", ""))
+        if op is not None:
+            self._report(op, value)
+        return value

@@ -1,0 +1,336 @@
+"""What an adapter is, and how a model source finds its adapter.
+
+An *adapter* says whether it can open a source, by content, and opens it as a *model*; a model prepares a *session*
+for some of its layers; a session turns batches into activations. Formats are registered through the entry-point
+group ``fmx.adapters`` and loaded only when a source is opened, so that a third party adds a format without touching fmx.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+from numpy.typing import NDArray
+
+from fmx.errors import ModelError, near_matches
+from fmx.layers import LayerInfo, select_layers
+
+__all__ = [
+    "Adapter",
+    "Capture",
+    "InputInfo",
+    "Model",
+    "ModelSource",
+    "OpenOptions",
+    "Session",
+    "adapters",
+    "check_batch",
+    "load",
+    "resolve",
+]
+
+ENTRY_POINT_GROUP = "fmx.adapters"
+
+
+class Capture(dict[str, NDArray[Any]]):
+    """What one batch gave: ``{layer name: array (sample, …native)}``.
+
+    Attributes
+    ----------
+    outputs : dict of str to array
+        The model's outputs (sample, …), empty unless the session was asked for them.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        super().__init__(layers)
+        self.outputs: dict[str, NDArray[Any]] = dict(outputs or {})
+
+
+@dataclass(frozen=True, slots=True)
+class InputInfo:
+    """An input of a model.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Shape of one sample, without the batch axis.
+    dtype : str
+        NumPy name of the element type.
+    layout : str
+        ``"CHW"`` or ``"HWC"`` for a picture, empty for anything else.
+    assumed : str
+        What had to be assumed about the shape because the file does not say; empty when it is known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: str = ""
+    assumed: str = ""
+
+
+class Session(Protocol):
+    """A model prepared for chosen layers; a context manager that leaves the model as it was."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def run(self, batch: NDArray[Any]) -> Capture:
+        """Run one batch (sample, …) and return the wanted values, in the order of computation."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """An opened model.
+
+    Attributes
+    ----------
+    source : str
+        What was opened, as the user named it.
+    adapter : str
+        Name of the adapter.
+    layers : sequence of LayerInfo
+        Every layer in the order of computation.
+    inputs : sequence of InputInfo
+    fingerprint : str
+        sha256 over weights and graph, in hexadecimal.
+    engine : str
+        What runs the model and at which optimisation level, as recorded in stores.
+    preprocessing : mapping or None
+        How the model's pictures are prepared, where that is known (see `fmx.data.Preprocess`).
+    """
+
+    source: str
+    adapter: str
+
+    @property
+    def layers(self) -> Sequence[LayerInfo]: ...
+    @property
+    def inputs(self) -> Sequence[InputInfo]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def preprocessing(self) -> Mapping[str, Any] | None: ...
+
+    def with_input(self, shape: Sequence[int]) -> Model:
+        """Return the same model for samples of another shape (without the batch axis)."""
+        ...
+
+    def session(
+        self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
+    ) -> Session:
+        """Prepare to capture `layers`; with `outputs` the model's outputs too."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """What a user may say when a model is opened.
+
+    Attributes
+    ----------
+    weights : str or None
+        File with a state dict, or the name of a published set of weights, for sources that name an architecture.
+    input_shape : tuple of int or None
+        Shape of one sample (without the batch axis), for models whose file does not say.
+    layout : str or None
+        ``"NCHW"`` or ``"NHWC"``: the axes of the picture the model takes; None to find out.
+    """
+
+    weights: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    layout: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model source with what can be told about it without opening it.
+
+    Attributes
+    ----------
+    spec : object
+        What the user gave: a path, a name such as ``torchvision:resnet18``, or a model object.
+    """
+
+    spec: Any
+    _names: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def text(self) -> str:
+        """The source as a user would write it."""
+        return str(self.spec) if isinstance(self.spec, str | Path) else type(self.spec).__qualname__
+
+    @cached_property
+    def path(self) -> Path | None:
+        """The file, if the source is one that exists."""
+        if not isinstance(self.spec, str | Path):
+            return None
+        path = Path(self.spec)
+        return path if path.is_file() else None
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes of the file."""
+        if self.path is None:
+            return b""
+        with self.path.open("rb") as file:
+            return file.read(64)
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """Names inside the file if it is a zip archive.
+
+        Raises
+        ------
+        ModelError
+            The file begins as a zip archive but its directory is gone: it is truncated.
+        """
+        if self.path is None or not self.head.startswith(b"PK\x03\x04"):
+            return ()
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return tuple(archive.namelist())
+        except zipfile.BadZipFile:
+            raise ModelError(
+                f"{self.path} is truncated or damaged: it begins as an archive but does not end as one; copy or export it again."
+            ) from None
+
+
+class Adapter(Protocol):
+    """One model format.
+
+    `can_open` looks at content, never at the extension alone, and imports no framework; `open` does the work.
+    """
+
+    name: str
+    formats: str
+
+    def can_open(self, source: ModelSource) -> bool:
+        """Say whether this adapter understands the source."""
+        ...
+
+    def open(self, source: ModelSource, options: OpenOptions) -> Model:
+        """Open the source.
+
+        Raises
+        ------
+        ModelError
+            The source is of this format but can't be opened.
+        """
+        ...
+
+
+def adapters() -> list[Adapter]:
+    """Load every registered adapter, in the order of their names."""
+    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    return [point.load()() for point in found]
+
+
+def load(
+    source: Any,
+    *,
+    weights: str | Path | None = None,
+    input_shape: Sequence[int] | None = None,
+    layout: str | None = None,
+) -> Model:
+    """Open a model of any format.
+
+    Parameters
+    ----------
+    source : str, path or model object
+        A TorchScript or ONNX file, ``torchvision:NAME``, ``package.module:factory``, a ``torch.nn.Module``, a
+        ScriptModule or an ``onnx.ModelProto``.
+    weights : str or path, optional
+        State dict for a source that names an architecture.
+    input_shape : sequence of int, optional
+        Shape of one sample without the batch axis, such as ``(3, 32, 32)``, for models that don't say.
+    layout : {"NCHW", "NHWC"}, optional
+        Axes of the picture that the model takes.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelError
+        Nothing can open the source, or its adapter can't.
+    """
+    candidate = ModelSource(source)
+    options = OpenOptions(
+        weights=None if weights is None else str(weights),
+        input_shape=None if input_shape is None else tuple(input_shape),
+        layout=layout,
+    )
+    known = adapters()
+    for adapter in known:
+        if adapter.can_open(candidate):
+            return adapter.open(candidate, options)
+    raise _unknown(candidate, known)
+
+
+def _unknown(source: ModelSource, known: Sequence[Adapter]) -> ModelError:
+    formats = "; ".join(adapter.formats for adapter in known)
+    if source.path is not None:
+        if source.path.stat().st_size == 0:
+            return ModelError(f"{source.path} is empty: copy or export it again.")
+        return ModelError(
+            f"{source.path} is in none of the formats that fmx opens, or is damaged: {formats}."
+        )
+    if isinstance(source.spec, str | Path):
+        path = Path(source.spec)
+        if path.is_dir():
+            return ModelError(f"{path} is a folder, not a model: {formats}.")
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = near_matches(path.name, siblings) if ":" not in str(source.spec) else f"fmx opens {formats}."
+        return ModelError(f"There is no model {source.spec}: {hint}")
+    return ModelError(f"A {source.text} is no model that fmx opens: {formats}.")
+
+
+def resolve(layers: Sequence[LayerInfo], wanted: Iterable[LayerInfo | str]) -> list[LayerInfo]:
+    """Look wanted layers up by name, in the order of computation.
+
+    Raises
+    ------
+    LayerError
+        A name that is no layer.
+    """
+    names = {w if isinstance(w, str) else w.name for w in wanted}
+    exact = [layer for layer in layers if layer.name in names]
+    if len(exact) == len(names):
+        return exact
+    return select_layers(layers, names)
+
+
+def check_batch(batch: NDArray[Any], shape: Sequence[int], source: str) -> None:
+    """Check that a batch is (sample, …shape).
+
+    Raises
+    ------
+    ModelError
+        It is not; says what the model takes and what it was given.
+    """
+    if batch.ndim != len(shape) + 1 or tuple(batch.shape[1:]) != tuple(shape):
+        raise ModelError(
+            f"{source} takes samples of shape {_shape(shape)}, but the data has {_shape(batch.shape[1:])}: "
+            "prepare the data for the model, or give its input with --input-shape."
+        )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "scalar"

@@ -1,0 +1,177 @@
+"""Layers: what a model's intermediate value is called, what its axes mean, and how a user picks some of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+
+import numpy as np
+
+from fmx.errors import LayerError, near_matches
+
+__all__ = ["LayerInfo", "auto_layers", "native_dims", "parse_patterns", "select_layers"]
+
+SPATIAL_DIMS = ("z", "y", "x")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One intermediate value of a network.
+
+    Attributes
+    ----------
+    name : str
+        Canonical dotted name, the same in every format (``layer1.0.conv1``).
+    kind : str
+        What computes it: the class of the module (``Conv2d``) or the operation (``add``).
+    dims : tuple of str
+        Names of the axes of one sample, such as ``("channel", "y", "x")``.
+    shape : tuple of int
+        Lengths of these axes.
+    dtype : str
+        NumPy name of the element type.
+    """
+
+    name: str
+    kind: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sample at one noise level and timestep."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Lengths of the spatial axes (z, y, x), empty for a layer without any."""
+        return tuple(n for d, n in zip(self.dims, self.shape, strict=True) if d in SPATIAL_DIMS)
+
+
+def native_dims(shape: Sequence[int], kind: str = "") -> tuple[str, ...]:
+    """Name the axes of one sample of a layer.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape without the batch axis.
+    kind : str
+        The layer's kind; those that end in ``1d`` put a channel axis before a single spatial one.
+    """
+    by_rank: dict[int, tuple[str, ...]] = {
+        0: (),
+        1: ("channel",),
+        2: ("channel", "x") if kind.endswith("1d") else ("token", "channel"),
+        3: ("channel", "y", "x"),
+        4: ("channel", "z", "y", "x"),
+    }
+    return by_rank.get(len(shape)) or tuple(f"dim_{i}" for i in range(len(shape)))
+
+
+def auto_layers(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
+    """Pick the last output at each spatial resolution, in the order of computation.
+
+    In a ResNet these are the stem and layer1 to layer4. Maps of a single position count as no
+    resolution; where a network has no spatial maps at all, the last output of each shape is taken.
+    """
+    last: dict[tuple[int, ...], LayerInfo] = {}
+    for layer in layers:
+        if math.prod(layer.spatial) > 1:
+            last[layer.spatial] = layer
+    if not last:
+        last = {layer.shape: layer for layer in layers}
+    kept = {layer.name for layer in last.values()}
+    return [layer for layer in layers if layer.name in kept]
+
+
+def parse_patterns(patterns: str | Iterable[str]) -> list[str]:
+    """Split a selection into its patterns; a comma separates, but belongs to the pattern after ``re:``."""
+    if isinstance(patterns, str):
+        head, mark, regex = patterns.partition("re:")
+        if head.endswith("!"):
+            head, mark = head[:-1], "!" + mark
+        return [p.strip() for p in head.split(",") if p.strip()] + ([mark + regex] if mark else [])
+    return [part for p in patterns for part in parse_patterns(p)]
+
+
+def select_layers(layers: Sequence[LayerInfo], patterns: str | Iterable[str] = "auto") -> list[LayerInfo]:
+    """Select layers by name, glob, kind or regular expression.
+
+    Parameters
+    ----------
+    layers : sequence of LayerInfo
+        The layers of a model, in the order of computation.
+    patterns : str or iterable of str
+        Comma-separated or a list of: ``auto`` (see `auto_layers`), ``all``, a name, a glob per dotted
+        segment (``*`` within one segment, ``**`` any depth), ``kind:Conv2d`` (also a glob), ``re:…``
+        (has to match the whole name), each with ``!`` in front to exclude. Excluding alone starts from all.
+
+    Returns
+    -------
+    list of LayerInfo
+        The selected layers in the order of computation, each once.
+
+    Raises
+    ------
+    LayerError
+        A pattern matches no layer, or nothing is left.
+    """
+    parsed = parse_patterns(patterns)
+    if not parsed:
+        raise LayerError("No layers asked for: give names, globs, 'auto' or 'all'.")
+    chosen: set[str] = set() if any(p[0] != "!" for p in parsed) else {layer.name for layer in layers}
+    for pattern in parsed:
+        if pattern[0] != "!":
+            chosen |= _matching(layers, pattern)
+    for pattern in parsed:
+        if pattern[0] == "!":
+            chosen -= _matching(layers, pattern[1:])
+    if not chosen:
+        raise LayerError(f"The selection {','.join(parsed)} leaves no layer: exclude less.")
+    return [layer for layer in layers if layer.name in chosen]
+
+
+def _matching(layers: Sequence[LayerInfo], pattern: str) -> set[str]:
+    if pattern == "auto":
+        return {layer.name for layer in auto_layers(layers)}
+    if pattern == "all":
+        return {layer.name for layer in layers}
+    if pattern.startswith("kind:"):
+        glob = re.compile(translate(pattern[5:]))
+        found = {layer.name for layer in layers if glob.match(layer.kind)}
+        if not found:
+            kinds = dict.fromkeys(layer.kind for layer in layers)
+            raise LayerError(f"No layer is of kind {pattern[5:]}: {near_matches(pattern[5:], kinds)}")
+        return found
+    try:
+        regex = re.compile(pattern[3:] if pattern.startswith("re:") else _glob_regex(pattern))
+    except re.error as error:
+        raise LayerError(f"'{pattern}' is not a regular expression: {error}.") from None
+    found = {layer.name for layer in layers if layer.name == pattern or regex.fullmatch(layer.name)}
+    if not found:
+        names = [layer.name for layer in layers]
+        raise LayerError(f"No layer is called {pattern}: {near_matches(pattern, names)}")
+    return found
+
+
+def _glob_regex(pattern: str) -> str:
+    """Turn a glob into a regular expression in which only ``**`` crosses a dot."""
+    segments = pattern.split(".")
+    regex = ""
+    for i, segment in enumerate(segments):
+        last = i == len(segments) - 1
+        if segment == "**":
+            regex += ".+" if last else r"(?:.+\.)?"
+        else:
+            regex += _segment_regex(segment) + ("" if last else r"\.")
+    return regex
+
+
+def _segment_regex(segment: str) -> str:
+    pieces = re.split(r"(\*|\?|\[[^\]]+\])", segment)
+    special = {"*": "[^.]*", "?": "[^.]"}
+    return "".join(special.get(p) or (p if p.startswith("[") else re.escape(p)) for p in pieces)
