@@ -2,7 +2,8 @@
 
 An *adapter* says whether it can open a source, by content, and opens it as a *model*; a model prepares a *session*
 for some of its layers; a session turns batches into activations. Formats are registered through the entry-point
-group ``fmx.adapters`` and loaded only when a source is opened, so that a third party adds a format without touching fmx.
+group ``fmx.adapters`` and loaded only when a source is opened, so that a third party adds a format without touching
+fmx.
 """
 
 from __future__ import annotations
@@ -47,9 +48,7 @@ class Capture(dict[str, NDArray[Any]]):
         The model's outputs (sample, …), empty unless the session was asked for them.
     """
 
-    def __init__(
-        self, layers: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]] | None = None
-    ) -> None:
+    def __init__(self, layers: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]] | None = None) -> None:
         super().__init__(layers)
         self.outputs: dict[str, NDArray[Any]] = dict(outputs or {})
 
@@ -111,10 +110,13 @@ class Model(Protocol):
         What runs the model and at which optimisation level, as recorded in stores.
     preprocessing : mapping or None
         How the model's pictures are prepared, where that is known (see `fmx.data.Preprocess`).
+    notes : str
+        What had to be assumed when the model was opened, in words for the user; empty if nothing.
     """
 
     source: str
     adapter: str
+    notes: str
 
     @property
     def layers(self) -> Sequence[LayerInfo]: ...
@@ -131,9 +133,7 @@ class Model(Protocol):
         """Return the same model for samples of another shape (without the batch axis)."""
         ...
 
-    def session(
-        self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
-    ) -> Session:
+    def session(self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False) -> Session:
         """Prepare to capture `layers`; with `outputs` the model's outputs too."""
         ...
 
@@ -207,7 +207,8 @@ class ModelSource:
                 return tuple(archive.namelist())
         except zipfile.BadZipFile:
             raise ModelError(
-                f"{self.path} is truncated or damaged: it begins as an archive but does not end as one; copy or export it again."
+                f"{self.path} is truncated or damaged: it begins as an archive but does not end as one; "
+                "copy or export it again."
             ) from None
 
 
@@ -289,9 +290,7 @@ def _unknown(source: ModelSource, known: Sequence[Adapter]) -> ModelError:
     if source.path is not None:
         if source.path.stat().st_size == 0:
             return ModelError(f"{source.path} is empty: copy or export it again.")
-        return ModelError(
-            f"{source.path} is in none of the formats that fmx opens, or is damaged: {formats}."
-        )
+        return ModelError(f"{source.path} is in none of the formats that fmx opens, or is damaged: {formats}.")
     if isinstance(source.spec, str | Path):
         path = Path(source.spec)
         if path.is_dir():

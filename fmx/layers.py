@@ -15,6 +15,7 @@ from fmx.errors import LayerError, near_matches
 __all__ = ["LayerInfo", "auto_layers", "native_dims", "parse_patterns", "select_layers"]
 
 SPATIAL_DIMS = ("z", "y", "x")
+_PADDING = re.compile(r"Pad(\dd)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,12 @@ def native_dims(shape: Sequence[int], kind: str = "") -> tuple[str, ...]:
 def auto_layers(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
     """Pick the last output at each spatial resolution, in the order of computation.
 
-    In a ResNet these are the stem and layer1 to layer4. Maps of a single position count as no
-    resolution; where a network has no spatial maps at all, the last output of each shape is taken.
+    In a ResNet these are the stem and layer1 to layer4. Maps of a single position and maps that are only padded count
+    as no resolution; where a network has no spatial maps at all, the last output of each shape is taken.
     """
     last: dict[tuple[int, ...], LayerInfo] = {}
     for layer in layers:
-        if math.prod(layer.spatial) > 1:
+        if math.prod(layer.spatial) > 1 and not _PADDING.search(layer.kind):
             last[layer.spatial] = layer
     if not last:
         last = {layer.shape: layer for layer in layers}

@@ -85,9 +85,7 @@ class PassTrace(Generic[V]):
         self._name_inside(self._root, "", Counter(), out)
         return out
 
-    def _name_inside(
-        self, call: _Call[V], suffix: str, calls: Counter[str], out: list[NamedValue[V]]
-    ) -> None:
+    def _name_inside(self, call: _Call[V], suffix: str, calls: Counter[str], out: list[NamedValue[V]]) -> None:
         ops: Counter[str] = Counter()
         modules = {item.path for item in call.inside if isinstance(item, _Call)}
         prefix = f"{call.path}." if call.path else ""

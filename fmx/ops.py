@@ -10,80 +10,19 @@ from __future__ import annotations
 __all__ = ["LAYER_OPS", "canonical_op"]
 
 LAYER_OPS = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "pow",
-        "sqrt",
-        "exp",
-        "log",
-        "abs",
-        "neg",
-        "clamp",
-        "maximum",
-        "minimum",
-        "cat",
-        "stack",
-        "matmul",
-        "linear",
-        "bilinear",
-        "einsum",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "prelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardswish",
-        "hardsigmoid",
-        "hardtanh",
-        "sigmoid",
-        "tanh",
-        "softplus",
-        "softmax",
-        "log_softmax",
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool3d",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "adaptive_max_pool1d",
-        "adaptive_max_pool2d",
-        "adaptive_max_pool3d",
-        "batch_norm",
-        "layer_norm",
-        "group_norm",
-        "instance_norm",
-        "local_response_norm",
-        "normalize",
-        "rms_norm",
-        "mean",
-        "sum",
-        "amax",
-        "amin",
-        "norm",
-        "interpolate",
-        "pixel_shuffle",
-        "grid_sample",
-        "scaled_dot_product_attention",
-        "multi_head_attention_forward",
-    ]
+    """
+    add sub mul div pow sqrt exp log abs neg clamp maximum minimum
+    cat stack matmul linear bilinear einsum
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    relu relu6 leaky_relu prelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh
+    sigmoid tanh softplus softmax log_softmax
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    batch_norm layer_norm group_norm instance_norm local_response_norm normalize rms_norm
+    mean sum amax amin norm interpolate pixel_shuffle grid_sample
+    scaled_dot_product_attention multi_head_attention_forward
+    """.split()
 )
 
 _SYNONYMS = {

@@ -44,7 +44,7 @@ def fingerprint(state: Iterable[tuple[str, Any]], graph: str) -> str:
             tensor = value.detach().cpu().contiguous()
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             if tensor.numel():
-                digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+                digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()
@@ -92,9 +92,7 @@ def candidate_inputs(module: torch.nn.Module) -> list[InputInfo]:
             channels = int(weight.shape[1])
             return [_picture(channels, size) for size in _SIZES]
         if weight.dim() == 2 and name.endswith("weight"):
-            return [
-                InputInfo("input", (int(weight.shape[1]),), assumed=f"{weight.shape[1]} numbers a sample")
-            ]
+            return [InputInfo("input", (int(weight.shape[1]),), assumed=f"{weight.shape[1]} numbers a sample")]
     return [_picture(3, size) for size in _SIZES]
 
 
@@ -127,9 +125,7 @@ def first_working(inputs: Sequence[InputInfo], attempt: Callable[[InputInfo], T]
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # TorchScript wraps the message in a traceback of its own; the message is its last line.
-    chosen = (
-        lines[-1] if lines and lines[0].startswith("The following operation failed") else (lines or [""])[0]
-    )
+    chosen = lines[-1] if lines and lines[0].startswith("The following operation failed") else (lines or [""])[0]
     return chosen.removeprefix("RuntimeError: ") or type(error).__name__
 
 

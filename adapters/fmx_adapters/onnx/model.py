@@ -50,9 +50,7 @@ class _Declared:
         self.name = value.name
         self.source = source
         self.dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        sizes = [
-            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim
-        ]
+        sizes = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim]
         if not sizes:
             raise ModelError(f"{source} takes an input without a batch axis: export it with one.")
         self.batch, self.shape = sizes[0], tuple(sizes[1:])
@@ -79,7 +77,8 @@ class _Declared:
         if not fits:
             takes = "×".join("any" if s is None else str(s) for s in self.shape)
             raise ModelError(
-                f"{self.source} takes samples of shape {takes}, not {'×'.join(map(str, given))}: prepare the data for it."
+                f"{self.source} takes samples of shape {takes}, not {'×'.join(map(str, given))}: "
+                "prepare the data for it."
             )
 
     @staticmethod
@@ -159,9 +158,7 @@ class OnnxModel:
         info = self._declared.input_info(OpenOptions(input_shape=tuple(shape), layout=layout))
         return OnnxModel(self.proto, self.source, self._declared, info)
 
-    def session(
-        self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
-    ) -> OnnxSession:
+    def session(self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False) -> OnnxSession:
         """Prepare to capture `layers`."""
         known, values, batch = self._probed
         wanted = {layer.name: values[layer.name] for layer in resolve(known, layers)}
@@ -254,7 +251,5 @@ class OnnxSession:
             except Exception as error:  # as in _start
                 raise ModelError(f"{self._model.source} failed: {str(error).splitlines()[0]}") from error
             parts.append([value[: len(part)] for value in values])
-        whole = (
-            parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
-        )
+        whole = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
         return dict(zip(names, whole, strict=True))

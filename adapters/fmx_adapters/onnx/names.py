@@ -90,10 +90,7 @@ def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[Named
         if steps is not None:
             return _name(_with_users(steps, whole))
     return [
-        NamedValue(output, whole.words(node)[1], output)
-        for node in whole.nodes
-        for output in node.output
-        if output
+        NamedValue(output, whole.words(node)[1], output) for node in whole.nodes for output in node.output if output
     ]
 
 
@@ -115,9 +112,9 @@ def _clip_limits(node: onnx.NodeProto, constants: dict[str, Any]) -> tuple[float
     if "min" in given and "max" in given:
         return given["min"], given["max"]
     tensors = [constants.get(name) for name in node.input[1:3]]
-    if len(tensors) < 2 or any(t is None for t in tensors):
+    if len(tensors) < 2 or tensors[0] is None or tensors[1] is None:
         return None
-    low, high = (float(np.asarray(numpy_helper.to_array(t)).reshape(-1)[0]) for t in tensors)
+    low, high = (float(np.asarray(numpy_helper.to_array(t)).reshape(-1)[0]) for t in tensors if t is not None)
     return low, high
 
 
@@ -263,9 +260,7 @@ def _name(steps: list[_Step]) -> list[NamedValue[str]]:
         leave(depth, i)
         for module in step.modules[depth:]:
             path, kind = module
-            trace.enter(
-                path, kind or (_leaf_kind(steps, i, path) if module == step.modules[-1] else "Module")
-            )
+            trace.enter(path, kind or (_leaf_kind(steps, i, path) if module == step.modules[-1] else "Module"))
             open_modules.append((module, i))
         if step.op is not None and last_of_group[step.group] == i:
             trace.op(step.op, step.value)

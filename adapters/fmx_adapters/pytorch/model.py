@@ -81,9 +81,7 @@ class PyTorchModel:
     def with_input(self, shape: Sequence[int]) -> PyTorchModel:
         """Return the same model for samples of another shape."""
         layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(self._candidates[0].layout)
-        return PyTorchModel(
-            self.module, self.source, [picture_input(shape, layout)], self._preprocessing, self.notes
-        )
+        return PyTorchModel(self.module, self.source, [picture_input(shape, layout)], self._preprocessing, self.notes)
 
     def session(
         self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
@@ -114,7 +112,7 @@ class PyTorchModel:
             return key, value
 
         watcher = Watcher(self.module)
-        watcher.on_enter = lambda path, kind: trace.enter(path, kind)
+        watcher.on_enter = trace.enter
         watcher.on_exit = lambda key, value: trace.exit(seen(key, value))
 
         def on_op(key: Key, op: str, value: Any) -> None:

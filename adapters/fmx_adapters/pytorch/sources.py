@@ -44,9 +44,7 @@ def open_pytorch(source: ModelSource, options: OpenOptions) -> PyTorchModel:
     return PyTorchModel(module, source.text, inputs, preprocessing, notes=assumed)
 
 
-def _inputs(
-    module: torch.nn.Module, options: OpenOptions, preprocessing: Mapping[str, Any] | None
-) -> list[InputInfo]:
+def _inputs(module: torch.nn.Module, options: OpenOptions, preprocessing: Mapping[str, Any] | None) -> list[InputInfo]:
     if options.input_shape is not None:
         return [picture_input(options.input_shape, options.layout)]
     if preprocessing is not None and preprocessing.get("crop"):
@@ -71,11 +69,7 @@ def _torchvision(name: str, options: OpenOptions) -> tuple[torch.nn.Module, Mapp
     if options.weights == "DEFAULT" and published:
         chosen = zoo.get_model_weights(arch).DEFAULT
     # weights_backbone=None keeps segmentation and detection models from downloading a backbone.
-    extra = (
-        {}
-        if zoo.list_models(module=zoo) and arch in zoo.list_models(module=zoo)
-        else {"weights_backbone": None}
-    )
+    extra = {} if zoo.list_models(module=zoo) and arch in zoo.list_models(module=zoo) else {"weights_backbone": None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = zoo.get_model(arch, weights=chosen, **extra)

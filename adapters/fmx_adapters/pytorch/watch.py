@@ -61,7 +61,7 @@ class Watcher:
         self.start_pass()
         for path, module in self._modules.items():
             before = module.register_forward_pre_hook(self._before(path), prepend=True)
-            after = module.register_forward_hook(self._after(path))
+            after = module.register_forward_hook(self._after)
             self._stack.callback(before.remove)
             self._stack.callback(after.remove)
         if self._ops:
@@ -81,12 +81,9 @@ class Watcher:
 
         return hook
 
-    def _after(self, path: str) -> Callable[..., None]:
-        def hook(_: torch.nn.Module, __: Any, output: Any) -> None:
-            key, _ops = self._scopes.pop()
-            self.on_exit(key, output)
-
-        return hook
+    def _after(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        key, _ = self._scopes.pop()
+        self.on_exit(key, output)
 
     def _op(self, op: str, value: Any) -> None:
         key, ops = self._scopes[-1]
@@ -94,7 +91,7 @@ class Watcher:
         self.on_op(Key(key.path, key.call, op, ops[op]), op, value)
 
 
-class _OpMode(TorchFunctionMode):  # type: ignore[misc]
+class _OpMode(TorchFunctionMode):
     """Calls back for every operation of `fmx.ops` that Python code asks torch for."""
 
     def __init__(self, report: Callable[[str, Any], None]) -> None:

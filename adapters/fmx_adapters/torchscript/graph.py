@@ -10,7 +10,7 @@ call's outputs, while the numbers can be followed from each replaced output to w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ def _between(marker: Any, call: Any) -> list[Any]:
 
 
 def _is_tensor(value: Any) -> bool:
-    return value.type().kind() == "TensorType"
+    return str(value.type().kind()) == "TensorType"
 
 
 def _op_of(node: Any) -> str | None:
@@ -181,9 +181,3 @@ def _copy_overwritten(graph: Any, count: int) -> None:
         copy.addInput(none.output())
         copy.output().setType(value.type())
         graph.return_node().replaceInput(i, copy.output())
-
-
-def graph_text(module: torch.jit.ScriptModule) -> str:
-    """Give a text that stands for the graph, the same for the same file."""
-    names: Mapping[str, Any] = dict(module.named_modules())
-    return "\n".join(f"{name} {m.original_name}" for name, m in names.items()) + str(module.inlined_graph)

@@ -52,12 +52,11 @@ def _load(source: ModelSource) -> torch.jit.ScriptModule:
         # torch.jit is deprecated upstream; the files are there all the same.
         warnings.simplefilter("ignore")
         try:
-            return torch.jit.load(str(source.path), map_location="cpu")
+            loaded: torch.jit.ScriptModule = torch.jit.load(str(source.path), map_location="cpu")  # type: ignore[no-untyped-call]
+            return loaded
         except (RuntimeError, ValueError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "").rstrip(".")
-            raise ModelError(
-                f"{source.path} can't be read as TorchScript ({reason}): export it again."
-            ) from None
+            raise ModelError(f"{source.path} can't be read as TorchScript ({reason}): export it again.") from None
 
 
 class TorchScriptModel:

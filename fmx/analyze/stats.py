@@ -1,0 +1,94 @@
+"""Mean, spread, extremes and sparsity of activations, for any combination of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dask
+import pandas as pd
+import xarray as xr
+
+from fmx.analyze.dask_reduce import reduce_array
+from fmx.errors import FmxError, near_matches
+from fmx.reduce import Moments
+from fmx.store import Store
+
+__all__ = ["layer_stats", "stats", "to_rows"]
+
+_ABOUT = {
+    "count": "finite values",
+    "mean": "arithmetic mean of the finite values",
+    "std": "population standard deviation of the finite values (divided by n)",
+    "min": "smallest finite value",
+    "max": "largest finite value",
+    "sparsity": "share of the finite values that are exactly 0",
+    "nan": "values that are not a number",
+    "inf": "values that are infinite",
+}
+
+
+def layer_stats(data: xr.Dataset, *, by: Sequence[str] = ()) -> xr.Dataset:
+    """Describe the values of one layer, reading them once.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        With ``activation`` (sample, noise, timestep, …native), lazy or in memory.
+    by : sequence of str
+        Dims to keep apart, such as ``("channel",)`` or ``("noise", "channel")``; all others are reduced.
+
+    Returns
+    -------
+    xarray.Dataset
+        count, mean, std, min, max, sparsity, nan and inf along `by`, with their definitions in the attributes.
+
+    Raises
+    ------
+    FmxError
+        The layer has no such dim.
+    """
+    array = data["activation"]
+    states = reduce_array(array, Moments(), _check_dims(by, array, data.attrs.get("layer", "the data")))
+    return _finalize(states.compute(), data.attrs)
+
+
+def stats(store: Store, *, layers: str | Iterable[str] = "all", by: Sequence[str] = ()) -> dict[str, xr.Dataset]:
+    """Describe the values of a store's layers in one read on Dask; see `layer_stats`.
+
+    Returns
+    -------
+    dict of str to xarray.Dataset
+        By layer name, in the order of computation; `to_rows` makes a table of it.
+    """
+    chosen = [(info.name, store.layer(info.name)) for info in store.select(layers)]
+    lazy = [reduce_array(d["activation"], Moments(), _check_dims(by, d["activation"], name)) for name, d in chosen]
+    states = dask.compute(*lazy)
+    return {name: _finalize(state, data.attrs) for (name, data), state in zip(chosen, states, strict=True)}
+
+
+def to_rows(results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:
+    """Flatten results by layer into one row for each layer and label: ``{"layer": …, "channel": …, "mean": …}``."""
+    rows: list[dict[str, Any]] = []
+    for layer, dataset in results.items():
+        plain = dataset.reset_coords([c for c in dataset.coords if c not in dataset.dims], drop=True)
+        if not plain.dims:
+            frame = pd.DataFrame([{name: plain[name].item() for name in plain.data_vars}])
+        else:
+            frame = plain.to_dataframe().reset_index()
+        rows += [{"layer": layer, **record} for record in frame.to_dict("records")]
+    return rows
+
+
+def _finalize(states: xr.DataArray, attributes: Mapping[Any, Any]) -> xr.Dataset:
+    results = Moments().finalize(states.values)
+    variables = {name: (states.dims, values, {"definition": _ABOUT[name]}) for name, values in results.items()}
+    return xr.Dataset(variables, coords=states.coords, attrs=dict(attributes))
+
+
+def _check_dims(by: Sequence[str], array: xr.DataArray, layer: str) -> list[str]:
+    dims = [str(d) for d in array.dims]
+    for dim in by:
+        if dim not in dims:
+            raise FmxError(f"{layer} has no axis {dim}: {near_matches(dim, dims, most=8)}")
+    return list(by)

@@ -1,0 +1,255 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fmx.cli import options as opt
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="fmx",
+    help="See and measure what happens inside a trained network: PyTorch, TorchScript and ONNX.",
+    epilog="Start with: fmx demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+render = typer.Typer(help="Draw what a store holds.", no_args_is_help=True)
+app.add_typer(render, name="render")
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        import fmx
+
+        typer.echo(f"fmx {fmx.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version)] = False,
+) -> None:
+    """See and measure what happens inside a trained network: PyTorch, TorchScript and ONNX."""
+
+
+@app.command(epilog="Example: fmx layers torchvision:resnet18")
+def layers(
+    model: opt.Model,
+    weights: opt.Weights = None,
+    layers: opt.Layers = "all",
+    input_shape: opt.InputShape = None,
+    size: opt.Size = None,
+    channels: opt.Channels = None,
+    layout: opt.Layout = None,
+    json: opt.Json = False,
+) -> None:
+    """List a model's layers: name, kind, dims, shape, type and megabytes a sample."""
+    from fmx.adapter import load
+    from fmx.cli.output import note, print_json, print_table
+    from fmx.extraction import PictureOptions
+    from fmx.layers import select_layers
+
+    shape = opt.shape(input_shape) or PictureOptions(size=size, channels=channels, layout=layout).input_shape()
+    opened = load(model, weights=weights, input_shape=shape, layout=layout)
+    chosen = select_layers(opened.layers, layers)
+    if json:
+        keys = ("name", "kind", "dims", "shape", "dtype")
+        print_json([{k: getattr(layer, k) for k in keys} | {"bytes": layer.nbytes} for layer in chosen])
+        return
+    for text in (opened.notes, _assumed(opened)):
+        if text:
+            note(text)
+    rows = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "dims": " ".join(layer.dims),
+            "shape": "×".join(map(str, layer.shape)),
+            "dtype": layer.dtype,
+            "mb": layer.nbytes / 1e6,
+        }
+        for layer in chosen
+    ]
+    headings = {"name": "layer", "kind": "kind", "dims": "dims", "shape": "shape", "dtype": "dtype", "mb": "MB/sample"}
+    print_table(rows, headings)
+
+
+def _assumed(model: Any) -> str:
+    assumed = model.inputs[0].assumed
+    return f"the model does not say what it takes; assumed: {assumed} (change it with --input-shape)" if assumed else ""
+
+
+@app.command(
+    epilog="Example: fmx extract torchvision:resnet18 photos/ -o acts.zarr --weights resnet18.pth --noise 0,0.2,0.4"
+)
+def extract(
+    model: opt.Model,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="A picture, a folder (subfolders are labels) or an .npy file.", show_default=False
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="STORE", help="Where the store is made.")],
+    layers: opt.Layers = "auto",
+    weights: opt.Weights = None,
+    noise: Annotated[
+        str, typer.Option(help="Levels of Gaussian noise, 0 (always there) to 1 of the way from black to white.")
+    ] = "0",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Samples that the model runs at once.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    outputs: Annotated[bool, typer.Option("--outputs", help="Keep the model's outputs too.")] = False,
+    size: opt.Size = None,
+    crop: opt.Crop = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    value_range: opt.Range = None,
+    channels: opt.Channels = None,
+    layout: opt.Layout = None,
+    input_shape: opt.InputShape = None,
+    on_error: Annotated[
+        str, typer.Option(help="Pictures that can't be read: fail, or skip and list them in the store.")
+    ] = "fail",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there already.")] = False,
+) -> None:
+    """Stream a model's activations for every sample into a labelled store."""
+    from fmx.cli.output import note, progress, say
+    from fmx.extraction import prepare
+
+    settled = prepare(
+        model,
+        data,
+        to=output,
+        layers=layers,
+        noise=opt.numbers("--noise", noise) or [],
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        outputs=outputs,
+        pictures=opt.pictures(size, crop, mean, std, value_range, channels, layout),
+        weights=weights,
+        input_shape=opt.shape(input_shape),
+        on_error=on_error,
+        overwrite=overwrite,
+    )
+    for text in settled.notes:
+        note(text)
+    for name in settled.skipped:
+        note(f"left out, as it can't be read: {name}")
+    with progress("extracting") as update:
+        store = settled.run(update)
+    names = ", ".join(info.name for info in store.layers[:6]) + (", …" if len(store.layers) > 6 else "")
+    count = len(store.samples)
+    say(f"{output}: {count} sample{'s' * (count != 1)} × {len(settled.noise)} noise levels of {names}")
+    say(f"Next: fmx stats {output} · fmx render grid {output}")
+
+
+@app.command(epilog="Example: fmx info acts.zarr")
+def info(store: opt.StorePath, json: opt.Json = False) -> None:
+    """Say what a store holds and how it was made."""
+    from fmx.cli.describe import describe_store, store_rows
+    from fmx.cli.output import print_json
+    from fmx.store import open_store
+
+    opened = open_store(store)
+    if json:
+        print_json(store_rows(opened))
+    else:
+        describe_store(opened)
+
+
+@app.command(epilog="Example: fmx stats acts.zarr --by channel,noise --layers layer4")
+def stats(
+    store: opt.StorePath,
+    by: Annotated[
+        str, typer.Option(help="Labels to keep apart: channel, noise, sample, timestep, separated by commas.")
+    ] = "",
+    layers: opt.Layers = "all",
+    json: opt.Json = False,
+) -> None:
+    """Describe activations: mean, std, min, max and sparsity, per layer or by any label."""
+    from fmx.analyze import stats as compute
+    from fmx.analyze import to_rows
+    from fmx.cli.output import note, print_json, print_table
+    from fmx.store import open_store
+
+    opened = open_store(store)
+    keep = [part.strip() for part in by.split(",") if part.strip()]
+    rows = to_rows(compute(opened, layers=layers, by=keep))
+    if json:
+        print_json(rows)
+        return
+    if opened.attributes["completeness"] != "complete":
+        note(f"the store is not complete: {int(opened.complete.sum())} of {len(opened.samples)} samples are described")
+    columns = ["layer", *keep, "mean", "std", "min", "max", "sparsity"]
+    columns += [c for c in ("nan", "inf") if any(row[c] for row in rows)]
+    print_table(rows, {c: c for c in columns})
+
+
+Layer = Annotated[str, typer.Option(help="Layers to draw: a name or any selection, as for fmx layers.")]
+SampleId = Annotated[str, typer.Option(help="Sample: its id, the end of it, or its position.")]
+Noise = Annotated[float, typer.Option(help="Noise level, one that the store has.")]
+Timestep = Annotated[int, typer.Option(help="Timestep.")]
+Out = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")]
+
+
+@render.command(epilog="Example: fmx render grid acts.zarr --layer layer1 --sample chelsea.png")
+def grid(
+    store: opt.StorePath,
+    layer: Layer = "auto",
+    sample: SampleId = "0",
+    noise: Noise = 0.0,
+    timestep: Timestep = 0,
+    output: Out = "out",
+    scale: Annotated[int, typer.Option(help="Pixels of the page for one of the map; 1 is the layer's own size.")] = 1,
+    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "viridis",
+    normalisation: Annotated[
+        str, typer.Option(help="Range of the colours: filter (each map its own), layer, or signed.")
+    ] = "filter",
+    legend: Annotated[bool, typer.Option(help="Say on the page what it shows.")] = True,
+) -> None:
+    """Draw a layer's feature maps as pages of 8×8, at the layer's own resolution."""
+    from fmx.cli.draw import draw_grids
+    from fmx.cli.output import say
+    from fmx.store import open_store
+
+    look = {"scale": scale, "cmap": cmap, "normalisation": normalisation, "legend": legend}
+    for path in draw_grids(open_store(store), layer, sample, noise, timestep, output, look):
+        say(str(path))
+
+
+@render.command(epilog="Example: fmx render overlay acts.zarr --layer auto --sample 0")
+def overlay(
+    store: opt.StorePath,
+    layer: Layer = "auto",
+    sample: SampleId = "0",
+    channel: Annotated[
+        str, typer.Option(help="What to lay over the picture: mean or max over the channels, or a channel's number.")
+    ] = "mean",
+    noise: Noise = 0.0,
+    timestep: Timestep = 0,
+    output: Out = "out",
+    alpha: Annotated[float, typer.Option(help="Opacity where the map is highest, 0 to 1.")] = 0.6,
+    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "inferno",
+) -> None:
+    """Lay heat maps of layers over the input picture."""
+    from fmx.cli.draw import draw_overlay
+    from fmx.cli.output import say
+    from fmx.store import open_store
+
+    look = {"alpha": alpha, "cmap": cmap}
+    say(str(draw_overlay(open_store(store), layer, sample, channel, noise, timestep, output, look)))
+
+
+@app.command(epilog="Example: fmx demo -o fmx-demo")
+def demo(output: Out = "fmx-demo") -> None:
+    """Show all of it on a pretrained network and two photographs, offline."""
+    from fmx.cli.demo import run_demo
+
+    run_demo(output)

@@ -1,0 +1,109 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fmx.errors import FmxError
+
+if TYPE_CHECKING:
+    from fmx.extraction import PictureOptions
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A TorchScript or ONNX file, torchvision:NAME, or package.module:factory.",
+        show_default=False,
+    ),
+]
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A store made by fmx extract.", show_default=False)]
+Weights = Annotated[
+    str | None, typer.Option(help="State dict for a model that is named, or DEFAULT to download torchvision's.")
+]
+InputShape = Annotated[
+    str | None, typer.Option(help="Shape of one sample where the model doesn't say, e.g. 3,32,32.", metavar="C,H,W")
+]
+Size = Annotated[int | None, typer.Option(help="Resize pictures so that the shorter side has this many pixels.")]
+Crop = Annotated[int | None, typer.Option(help="Cut a square of this side from the centre (default: --size).")]
+Mean = Annotated[str | None, typer.Option(help="Subtracted from each channel, e.g. 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Each channel is divided by it, e.g. 0.229,0.224,0.225.")]
+Range = Annotated[
+    str | None, typer.Option("--range", help="Where black and white come to lie, e.g. 0,255 for raw pixels.")
+]
+Channels = Annotated[int | None, typer.Option(help="Channels of the pictures: 1 grey, 3 RGB, 4 RGBA.")]
+Layout = Annotated[str | None, typer.Option(help="Axes of the model's picture: NCHW or NHWC.")]
+Layers = Annotated[
+    str,
+    typer.Option(
+        help="Layers: auto (last output at each resolution), all, names, globs (layer1.*, **.conv1), kind:Conv2d, "
+        "re:REGEX, !PATTERN to exclude; separated by commas."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")]
+
+
+def numbers(option: str, text: str | None) -> list[float] | None:
+    """Read numbers that are separated by commas.
+
+    Raises
+    ------
+    FmxError
+        Something else stands there.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise FmxError(f"{option} takes numbers separated by commas, not '{text}'.") from None
+
+
+def shape(text: str | None) -> tuple[int, ...] | None:
+    """Read the shape of a sample, such as 3,32,32.
+
+    Raises
+    ------
+    FmxError
+        Something else stands there.
+    """
+    if text is None:
+        return None
+    parts = text.replace("x", ",").replace("×", ",").split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise FmxError(f"--input-shape takes lengths separated by commas, such as 3,32,32, not '{text}'.")
+    return tuple(int(part) for part in parts)
+
+
+def pictures(
+    size: int | None,
+    crop: int | None,
+    mean: str | None,
+    std: str | None,
+    value_range: str | None,
+    channels: int | None,
+    layout: str | None,
+) -> PictureOptions:
+    """Gather what was said about preparing pictures.
+
+    Raises
+    ------
+    FmxError
+        A size is not positive.
+    """
+    from fmx.extraction import PictureOptions
+
+    for name, value in (("--size", size), ("--crop", crop)):
+        if value is not None and value < 1:
+            raise FmxError(f"{name} takes a number of pixels, not {value}.")
+    return PictureOptions(
+        size=size,
+        crop=crop,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
+        range=numbers("--range", value_range),
+        channels=channels,
+        layout=layout,
+    )

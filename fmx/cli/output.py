@@ -1,0 +1,95 @@
+"""What a person sees: tables, JSON, notes and progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["note", "print_json", "print_table", "progress", "say"]
+
+_PIPE_WIDTH = 400
+
+
+def _console(stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    # Nothing is cut off for a reader that is no terminal.
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
+
+
+def say(text: str = "") -> None:
+    """Print a line to standard output."""
+    _console().print(Text(text))
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the result, on standard error."""
+    _console(stderr=True).print(Text(f"note: {text}."), soft_wrap=True)
+
+
+def print_json(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a JSON list; what is not a number becomes null."""
+    sys.stdout.write(json.dumps([{k: _plain(v) for k, v in row.items()} for row in rows], indent=1) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, title: str = "") -> None:
+    """Print rows as a table; numbers to the right, with four significant digits.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+    columns : mapping of str to str
+        Keys of the rows and the headings above them.
+    title : str
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
+    numeric = {key for key in columns if all(isinstance(row.get(key), int | float) for row in rows)}
+    for key, heading in columns.items():
+        table.add_column(heading, justify="right" if key in numeric else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(key))) for key in columns))
+    _console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with rate and time left on anything over two seconds, and nothing where there is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="", visible=False)
+
+        def update(done: int, total: int) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = f"{done / elapsed:.1f}/s" if done and elapsed else ""
+            bar.update(task, completed=done, total=total, rate=rate, visible=elapsed > 2)
+
+        yield update

@@ -1,0 +1,174 @@
+"""From a picture to what the model takes, in two steps: the picture as the model sees it (uint8), and its numbers.
+
+The first step (resize, crop) is torchvision's own code, so that its presets are followed to the bit; the second scales
+to the model's range, adds noise where asked for, and normalises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fmx.errors import DataError
+
+__all__ = ["Preprocess"]
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How pictures become model input.
+
+    Attributes
+    ----------
+    resize : int, tuple of int or None
+        Length of the shorter side in pixels, or (height, width); None keeps the size.
+    crop : tuple of int or None
+        (height, width) cut from the centre; None keeps all.
+    interpolation : str
+        ``bilinear``, ``bicubic`` or ``nearest``.
+    antialias : bool
+        Smooth when shrinking, as Pillow always does.
+    channels : int
+        1 (grey), 3 (RGB) or 4 (RGBA).
+    range : tuple of float
+        Where black and white come to lie, before mean and std: (0, 1), (0, 255), (-1, 1).
+    mean, std : tuple of float
+        Subtracted and divided by, a value a channel or one for all, in units of `range`.
+    layout : str
+        ``CHW`` or ``HWC``.
+    source : str
+        Where these settings come from, in words.
+    """
+
+    resize: int | tuple[int, ...] | None = None
+    crop: tuple[int, ...] | None = None
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    channels: int = 3
+    range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: str = "CHW"
+    source: str = "as asked for"
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Preprocess:
+        """Build from plain settings, such as a store's attributes or a model's preset."""
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
+        return cls(**values)
+
+    @classmethod
+    def for_input(cls, shape: Sequence[int], layout: str = "CHW") -> Preprocess:
+        """Assume the usual where a model does not say: fill the input, scale to 0–1, ImageNet's mean and std for RGB.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Shape of one sample, (channel, y, x) or (y, x, channel).
+        layout : str
+            ``CHW`` or ``HWC``.
+
+        Raises
+        ------
+        DataError
+            The input is no picture.
+        """
+        if len(shape) != 3:
+            text = "×".join(map(str, shape))
+            raise DataError(f"The model takes samples of shape {text}, not pictures: give the data as .npy.")
+        channels, height, width = (shape[2], shape[0], shape[1]) if layout == "HWC" else shape
+        if channels not in _MODES:
+            raise DataError(f"The model takes {channels} channels, and pictures have 1, 3 or 4: give the data as .npy.")
+        mean, std = _IMAGENET if channels == 3 else ((0.0,), (1.0,))
+        return cls(
+            resize=(height, width) if height != width else height,
+            crop=(height, width),
+            channels=channels,
+            mean=mean,
+            std=std,
+            layout=layout,
+            source="assumed",
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Give all settings as plain values that JSON holds."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def describe(self) -> str:
+        """Say in a few words what is done to a picture."""
+        size = "×".join(map(str, self.crop)) if self.crop else "own size"
+        colour = {1: "grey", 3: "RGB", 4: "RGBA"}[self.channels]
+        low, high = (f"{v:g}" for v in self.range)
+        text = f"{size} {colour}, scaled to {low}–{high}"
+        if set(self.mean) != {0.0} or set(self.std) != {1.0}:
+            imagenet = (self.mean, self.std) == _IMAGENET
+            numbers = "mean " + ",".join(f"{m:g}" for m in self.mean) + " std " + ",".join(f"{s:g}" for s in self.std)
+            text += ", ImageNet mean and std" if imagenet else f", {numbers}"
+        return text
+
+    def picture(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop a picture.
+
+        Returns
+        -------
+        array of uint8, dims (y, x, band)
+        """
+        from torchvision.transforms.v2 import functional as F
+
+        image = _convert(image, _MODES[self.channels])
+        if self.resize is not None:
+            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+            image = F.resize(image, size, interpolation=_interpolation(self.interpolation), antialias=self.antialias)
+        if self.crop is not None:
+            image = F.center_crop(image, list(self.crop))
+        pixels = np.asarray(image, dtype=np.uint8)
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+    def numbers(self, picture: NDArray[np.uint8], noise: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Turn a picture into model input.
+
+        Parameters
+        ----------
+        picture : array of uint8, dims (y, x, band)
+        noise : array of float32, dims (channel, y, x), optional
+            Added while black is 0 and white is 1; values are not clipped, so that the noise stays what it is.
+
+        Returns
+        -------
+        array of float32, dims (channel, y, x) or (y, x, channel)
+        """
+        values = picture.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+        if noise is not None:
+            values += noise
+        low, high = self.range
+        if (low, high) != (0.0, 1.0):
+            values = values * np.float32(high - low) + np.float32(low)
+        mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
+        values = (values - mean) / std
+        return values.transpose(1, 2, 0) if self.layout == "HWC" else values
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to the wanted bands; 16-bit grey is scaled to 8 bit, where Pillow would clip it."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        deep = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray(np.clip(deep / 257.0, 0, 255).round().astype(np.uint8))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _interpolation(name: str) -> Any:
+    from torchvision.transforms import InterpolationMode
+
+    try:
+        return InterpolationMode(name)
+    except ValueError:
+        raise DataError(f"There is no interpolation '{name}': use bilinear, bicubic or nearest.") from None

@@ -1,0 +1,175 @@
+"""Settling what an extraction does before anything runs: preprocessing, the model's input, what goes into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fmx.adapter import Model
+from fmx.data import ArraySource, PictureSource, Preprocess
+from fmx.errors import DataError
+
+__all__ = ["PictureOptions", "choose_preprocess", "fit_input"]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureOptions:
+    """What a user said about preparing pictures; None where nothing was said.
+
+    Attributes
+    ----------
+    size : int or None
+        Length of the shorter side after resizing, in pixels.
+    crop : int or None
+        Side of the square cut from the centre; `size` if that alone is given.
+    mean, std : sequence of float or None
+    range : sequence of float or None
+        Where black and white come to lie.
+    channels : int or None
+    layout : str or None
+        ``NCHW`` or ``NHWC``.
+    """
+
+    size: int | None = None
+    crop: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    range: Sequence[float] | None = None
+    channels: int | None = None
+    layout: str | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was said."""
+        return self != PictureOptions()
+
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Give the shape of a sample if the options settle it."""
+        side = self.crop or self.size
+        if side is None:
+            return None
+        channels = self.channels or 3
+        return (side, side, channels) if self.layout == "NHWC" else (channels, side, side)
+
+    def apply(self, base: Preprocess) -> Preprocess:
+        """Overrule a base with what was said.
+
+        A new range without mean and std drops those of the base, which were meant for another range.
+
+        Raises
+        ------
+        DataError
+            A number of values that fits no channels, a standard deviation of 0, or an unknown layout.
+        """
+        channels = base.channels if self.channels is None else self.channels
+        if channels not in {1, 3, 4}:
+            raise DataError(f"Pictures have 1, 3 or 4 channels, not {channels}: correct --channels.")
+        if not self.given:
+            return base
+        changes = self._sizes() | self._scaling(channels, keep=channels == base.channels)
+        if self.layout is not None:
+            changes["layout"] = _layout(self.layout)
+        return replace(base, **changes, channels=channels, source="as asked for")
+
+    def _sizes(self) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        if self.size is not None:
+            changes |= {"resize": self.size, "crop": (self.size, self.size)}
+        if self.crop is not None:
+            changes["crop"] = (self.crop, self.crop)
+        return changes
+
+    def _scaling(self, channels: int, *, keep: bool) -> dict[str, Any]:
+        """Settle range, mean and std; those of the base stay only for its own range and channels."""
+        changes: dict[str, Any] = {}
+        if self.range is not None or not keep:
+            changes = {"mean": (0.0,), "std": (1.0,)}
+        if self.range is not None:
+            changes["range"] = _values("--range", self.range, {2})
+        if self.mean is not None:
+            changes["mean"] = _values("--mean", self.mean, {1, channels})
+        if self.std is not None:
+            changes["std"] = _values("--std", self.std, {1, channels})
+            if 0 in changes["std"]:
+                raise DataError("A standard deviation of 0 can't be divided by: correct --std.")
+        return changes
+
+
+def _values(option: str, given: Sequence[float], counts: set[int]) -> tuple[float, ...]:
+    if len(given) not in counts:
+        wanted = " or ".join(map(str, sorted(counts)))
+        raise DataError(f"{option} takes {wanted} numbers, not {len(given)}: separate them by commas.")
+    return tuple(float(v) for v in given)
+
+
+def _layout(name: str) -> str:
+    layouts = {"NCHW": "CHW", "NHWC": "HWC"}
+    if name not in layouts:
+        raise DataError(f"There is no layout {name}: use NCHW or NHWC.")
+    return layouts[name]
+
+
+def choose_preprocess(model: Model, source: PictureSource | ArraySource, options: PictureOptions) -> Preprocess | None:
+    """Settle how samples are prepared: the model's own way, else what is usual, overruled by the options.
+
+    Returns
+    -------
+    Preprocess or None
+        None for arrays that are model input already.
+    """
+    if isinstance(source, ArraySource) and not options.given:
+        return None
+    if model.preprocessing is not None:
+        base = Preprocess.from_settings(model.preprocessing)
+    else:
+        info = model.inputs[0]
+        base = Preprocess.for_input(info.shape, info.layout or "CHW")
+    return options.apply(base)
+
+
+def fit_input(model: Model, source: PictureSource | ArraySource, preprocess: Preprocess | None) -> Model:
+    """Return the model for the shape that the samples will have.
+
+    Raises
+    ------
+    ModelError
+        The model does not take that shape.
+    """
+    shape: tuple[int, ...]
+    if preprocess is None:
+        assert isinstance(source, ArraySource)
+        shape = source.shape
+    else:
+        if preprocess.crop is None:
+            raise DataError("Pictures of different sizes don't fit one store: give --size or --crop.")
+        height, width = preprocess.crop
+        shape = (preprocess.channels, height, width)
+        if preprocess.layout == "HWC":
+            shape = (height, width, preprocess.channels)
+    return model if tuple(model.inputs[0].shape) == shape else model.with_input(shape)
+
+
+def as_picture(sample: Any, path: str) -> Any:
+    """Turn an array that is to be prepared like a picture into one.
+
+    Raises
+    ------
+    DataError
+        It is no uint8 array (y, x), (y, x, band) or (band, y, x).
+    """
+    from PIL import Image
+
+    array = np.asarray(sample)
+    if array.ndim == 3 and array.shape[0] in {1, 3, 4} and array.shape[2] not in {1, 3, 4}:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or array.ndim not in {2, 3}:
+        raise DataError(
+            f"{path} holds {array.dtype} of shape {array.shape}: only uint8 pictures (y, x, band) can be prepared; "
+            "leave the picture options out to take the array as model input."
+        )
+    return Image.fromarray(np.ascontiguousarray(array))

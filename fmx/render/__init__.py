@@ -1,0 +1,11 @@
+"""Pictures out of arrays: pure functions from arrays to frames, and the sink that writes a frame."""
+
+from __future__ import annotations
+
+from fmx.render.frame import Frame
+from fmx.render.from_store import grid_frames, overlay_frame
+from fmx.render.grid import grid_pages
+from fmx.render.overlay import overlay, overlay_figure
+from fmx.render.sinks import save_png
+
+__all__ = ["Frame", "grid_frames", "grid_pages", "overlay", "overlay_figure", "overlay_frame", "save_png"]

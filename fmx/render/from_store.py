@@ -1,0 +1,111 @@
+"""Frames straight from a store: the maps of one sample, and heat maps over its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fmx.errors import FmxError
+from fmx.layers import LayerInfo
+from fmx.render.frame import Frame
+from fmx.render.grid import check_maps, grid_pages
+from fmx.render.overlay import overlay_figure
+from fmx.store import Store
+
+__all__ = ["grid_frames", "overlay_frame"]
+
+
+def grid_frames(
+    store: Store,
+    *,
+    layer: str,
+    sample: str | int = 0,
+    noise: float = 0.0,
+    timestep: int = 0,
+    **look: Any,
+) -> Iterator[Frame]:
+    """Draw a layer's maps for one sample, a page of 8×8 at a time; `look` is passed on to `grid_pages`.
+
+    Raises
+    ------
+    FmxError
+        The store has no such layer, sample, level or timestep, or the layer has no maps.
+    """
+    name = store.find_sample(str(sample))
+    array = _at(store.activation(layer), name, noise, timestep)
+    maps = check_maps(array.values, layer, [str(d) for d in array.dims])
+    step = timestep if store.tree.sizes["timestep"] > 1 else None
+    yield from grid_pages(maps, layer=layer, sample=name, noise=noise, timestep=step, **look)
+
+
+def overlay_frame(
+    store: Store,
+    *,
+    layers: str | Iterable[str] = "auto",
+    sample: str | int = 0,
+    channel: str | int = "mean",
+    noise: float = 0.0,
+    timestep: int = 0,
+    **look: Any,
+) -> Frame:
+    """Lay layers over the picture that the model saw, side by side.
+
+    Parameters
+    ----------
+    store : Store
+    layers : str or iterable of str
+        A selection; layers without maps are left out.
+    sample : str or int
+        Id, end of an id, or position.
+    channel : {"mean", "max"} or int
+        What is drawn of each layer: the mean or the maximum over its channels, or one channel.
+    noise, timestep
+        Labels of the activations.
+    **look
+        Passed on to `overlay_figure`.
+
+    Raises
+    ------
+    FmxError
+        The store keeps no pictures, the layers have no maps, or there is no such label.
+    """
+    if store.pictures is None:
+        raise FmxError(f"{store.path} keeps no pictures, as its data were arrays: draw a grid instead.")
+    name = store.find_sample(str(sample))
+    picture = store.pictures.sel(sample=name, timestep=timestep).values
+    chosen = [info for info in store.select(layers) if {"y", "x"} <= set(info.dims) and "z" not in info.dims]
+    if not chosen:
+        raise FmxError("None of these layers has maps (y, x) that could be laid over a picture: choose others.")
+    heats = [
+        (info.name, _heat(_at(store.activation(info.name), name, noise, timestep), info, channel), None)
+        for info in chosen
+    ]
+    step = timestep if store.tree.sizes["timestep"] > 1 else None
+    what = f"{channel} over channels" if channel in {"mean", "max"} else f"channel {channel}"
+    return overlay_figure(picture, heats, sample=f"{name} · {what}", noise=noise, timestep=step, **look)
+
+
+def _heat(array: xr.DataArray, info: LayerInfo, channel: str | int) -> NDArray[Any]:
+    if channel in {"mean", "max"}:
+        values = array.values
+        return np.asarray(values.mean(axis=0) if channel == "mean" else values.max(axis=0))
+    count = array.sizes["channel"]
+    if not str(channel).isdigit() or int(channel) >= count:
+        raise FmxError(f"{info.name} has no channel {channel}: use mean, max or 0 to {count - 1}.")
+    return np.asarray(array.isel(channel=int(channel)).values)
+
+
+def _at(array: xr.DataArray, sample: str, noise: float, timestep: int) -> xr.DataArray:
+    levels = [float(v) for v in array["noise"].values]
+    if noise not in levels:
+        raise FmxError(f"The store has no noise level {noise:g}: there are {', '.join(f'{v:g}' for v in levels)}.")
+    steps = [int(v) for v in array["timestep"].values]
+    if timestep not in steps:
+        raise FmxError(f"The store has no timestep {timestep}: there are {steps[0]} to {steps[-1]}.")
+    if sample not in set(array["sample"].values.tolist()):
+        raise FmxError(f"The store is not complete, and {sample} is missing: extract it again.")
+    return array.sel(sample=sample, noise=noise, timestep=timestep)

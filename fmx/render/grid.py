@@ -1,0 +1,211 @@
+"""Pages of feature maps at the layer's own resolution, one map beside the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmx.errors import FmxError
+from fmx.layers import native_dims
+from fmx.render.frame import Frame
+from fmx.render.header import page_header
+from fmx.render.layout import GridLayout
+from fmx.render.normalise import Bound, quantise, value_ranges
+from fmx.render.palette import LEVELS, PAPER, gray_indices, page_palette
+from fmx.render.text import SOFT_INK, number, text_picture
+
+__all__ = ["check_maps", "grid_pages"]
+
+HAIRLINE = int(gray_indices(np.array(205, dtype=np.uint8)))
+
+Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def grid_pages(
+    maps: NDArray[Any],
+    *,
+    layer: str,
+    sample: str,
+    noise: float = 0.0,
+    timestep: int | None = None,
+    channels: Sequence[int] | None = None,
+    rows: int = 8,
+    columns: int = 8,
+    scale: int | None = None,
+    cmap: str = "viridis",
+    normalisation: str = "filter",
+    legend: bool = True,
+    low: Bound = None,
+    high: Bound = None,
+) -> Iterator[Frame]:
+    """Lay the feature maps of a layer out on pages, pixel for pixel.
+
+    Parameters
+    ----------
+    maps : ndarray
+        The layer's maps for one sample, (channel, y, x).
+    layer, sample, noise, timestep
+        Where the maps come from: written into the header and the labels. No timestep is written for None.
+    channels : sequence of int, optional
+        The channels to show, in this order; all where not given.
+    rows, columns : int
+        Maps on a page; less where all of them fit. The pages of a layer have one size.
+    scale : int, optional
+        Enlarges each map by whole pixels, without smoothing; None keeps the layer's own resolution.
+    cmap : str
+        Name of a matplotlib colormap.
+    normalisation : {"filter", "layer", "signed"}
+        Range of values of the colormap: each map's own, the layer's (all channels, also those not
+        shown), or the layer's symmetric about 0; see `fmx.render.normalise.normalise`.
+    legend : bool
+        Header, margins and channel numbers; without it a page holds the maps and the gaps alone.
+    low, high : float or ndarray, optional
+        Fixed ends of the range, for all maps or for each, (channel,): the same colours over several calls.
+
+    Yields
+    ------
+    Frame
+        One page: palette indices (y, x), with the labels ``layer``, ``sample``, ``noise``, ``timestep``,
+        ``channels``, ``page``, ``normalisation``, and ``low`` and ``high`` where all maps share a range.
+
+    Raises
+    ------
+    FmxError
+        The layer has no axes (y, x), a channel doesn't exist, or an option has no such value. Raised by
+        the call itself, before the first page.
+    """
+    maps = check_maps(maps, layer)
+    wanted = _wanted_channels(channels, len(maps), layer)
+    for name, value in (("rows", rows), ("columns", columns), ("scale", 1 if scale is None else scale)):
+        if value < 1:
+            raise FmxError(f"A grid's {name} must be at least 1, not {value}.")
+    ends = value_ranges(maps, normalisation, low, high)
+    columns = min(columns, len(wanted))
+    rows = min(rows, -(-len(wanted) // columns))
+    layout = GridLayout(rows, columns, maps.shape[1:], scale or 1, legend)
+    labels = {"layer": layer, "sample": sample, "noise": f"{noise:g}"}
+    labels |= {} if timestep is None else {"timestep": str(timestep)}
+    labels |= {"normalisation": normalisation} | _shared_range(ends)
+    return _pages(maps, wanted, ends, layout, page_palette(cmap), labels)
+
+
+def check_maps(maps: NDArray[Any], layer: str, dims: Sequence[str] | None = None) -> NDArray[Any]:
+    """Make sure that a layer's values are maps, (channel, y, x).
+
+    Parameters
+    ----------
+    maps : ndarray
+        Values of one sample.
+    layer : str
+        Its name, for the error.
+    dims : sequence of str, optional
+        Names of the axes; those usual for this number of axes where not given.
+
+    Returns
+    -------
+    ndarray
+        The same values.
+
+    Raises
+    ------
+    FmxError
+        There are other axes, none at all, or values that are no real numbers.
+    """
+    maps = np.asarray(maps)
+    dims = native_dims(maps.shape) if dims is None else tuple(dims)
+    if maps.ndim != 3 or tuple(dims[1:]) != ("y", "x"):
+        axes = ", ".join(f"{d} {n}" for d, n in zip(dims, maps.shape, strict=False)) or "a single value"
+        raise FmxError(f"A grid needs maps (y, x), and layer {layer} has ({axes}): pick a layer with spatial axes.")
+    if maps.size == 0 or maps.dtype.kind not in "fiub":
+        raise FmxError(f"A grid needs maps of real numbers: layer {layer} has {maps.dtype}, shape {maps.shape}.")
+    return maps
+
+
+def _wanted_channels(channels: Sequence[int] | None, count: int, layer: str) -> list[int]:
+    wanted = list(range(count)) if channels is None else [int(c) for c in channels]
+    if not wanted:
+        raise FmxError(f"No channels of layer {layer} asked for: give some, or leave them out to see all.")
+    missing = [c for c in wanted if not 0 <= c < count]
+    if missing:
+        raise FmxError(f"Layer {layer} has no channel {missing[0]}: there are 0 to {count - 1}.")
+    return wanted
+
+
+def _shared_range(ends: Ends) -> dict[str, str]:
+    low, high = ends
+    if (low != low[0]).any() or (high != high[0]).any():
+        return {}
+    return {"low": number(low[0]), "high": number(high[0])}
+
+
+def _pages(
+    maps: NDArray[Any],
+    wanted: list[int],
+    ends: Ends,
+    layout: GridLayout,
+    palette: NDArray[np.uint8],
+    labels: dict[str, str],
+) -> Iterator[Frame]:
+    most = layout.rows * layout.columns
+    pages = -(-len(wanted) // most)
+    for page in range(pages):
+        shown = wanted[page * most : (page + 1) * most]
+        indices = quantise(maps[shown], ends[0][shown], ends[1][shown], levels=LEVELS)
+        pixels = _arranged(indices, shown, layout)
+        named = labels | {"channels": _channel_range(shown, len(maps)), "page": f"{page + 1} of {pages}"}
+        if layout.legend:
+            pixels = _on_page(pixels, layout, named, maps.shape)
+        yield Frame(pixels, palette, named)
+
+
+def _arranged(indices: NDArray[np.uint8], shown: list[int], layout: GridLayout) -> NDArray[np.uint8]:
+    """Put the maps of a page, (channel, y, x), beside and below each other, each in a hairline."""
+    rows, columns = layout.rows, layout.columns
+    (down, along), (height, width), top = layout.pitch, layout.tile, layout.strip + 1
+    cells = np.full((rows * columns, down, along), PAPER, dtype=np.uint8)
+    filled = cells[: len(shown)]
+    filled[:, top - 1 : top + height + 1, : width + 2] = HAIRLINE
+    filled[:, top : top + height, 1 : width + 1] = indices.repeat(layout.scale, 1).repeat(layout.scale, 2)
+    if layout.number_size:
+        for cell, channel in zip(filled, shown, strict=True):
+            drawn = gray_indices(text_picture(str(channel), layout.number_size, SOFT_INK))
+            cell[: drawn.shape[0], 1 : drawn.shape[1] + 1] = drawn[:, : along - 1]
+    page = cells.reshape(rows, columns, down, along).swapaxes(1, 2).reshape(rows * down, columns * along)
+    if layout.legend:
+        return page[: layout.extent[0] + 2, : layout.extent[1] + 2]
+    return page[1 : layout.extent[0] + 1, 1 : layout.extent[1] + 1]
+
+
+def _on_page(
+    grid: NDArray[np.uint8], layout: GridLayout, labels: dict[str, str], shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """Put the header above a grid and white margins around both."""
+    pieces = [
+        f"sample {labels['sample']}",
+        f"noise {labels['noise']}",
+        *([f"timestep {labels['timestep']}"] if "timestep" in labels else []),
+        f"channels {labels['channels']}",
+        f"{shape[2]} x {shape[1]} px",
+        *([f"page {labels['page']}"] if labels["page"] != "1 of 1" else []),
+    ]
+    bar = ("each map  min", "max")
+    if "low" in labels:
+        bar = (f"{'all maps' if shape[0] > 1 else 'values'}  {labels['low']}", labels["high"])
+    header = page_header(labels["layer"], pieces, bar, layout.width, layout.text_size)
+    margin, space = layout.margin, layout.header_space
+    height = header.shape[0] + space + layout.extent[0]
+    page = np.full((height + 2 * margin, layout.width + 2 * margin), PAPER, dtype=np.uint8)
+    page[margin : margin + header.shape[0], margin:-margin] = header
+    # One pixel further out, so that the maps and not their hairlines stand flush with the text.
+    page[-margin - grid.shape[0] + 1 : 1 - margin, margin - 1 : margin - 1 + grid.shape[1]] = grid
+    return page
+
+
+def _channel_range(shown: list[int], count: int) -> str:
+    if shown == list(range(shown[0], shown[-1] + 1)):
+        return f"{shown[0]} to {shown[-1]} of {count}" if len(shown) > 1 else f"{shown[0]} of {count}"
+    few = ", ".join(map(str, shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]]))
+    return f"{few} of {count}"

@@ -1,0 +1,124 @@
+"""Panels beside each other, with a caption, titles and colour bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmx.render.text import INK, SOFT_INK, line_height, middle_ellipsis, paragraph, text_picture, wrap
+
+__all__ = ["Panel", "stack_panels"]
+
+MOST_IN_A_ROW = 6
+# Wide enough for the two longest numbers below a bar, at the least font size.
+NARROWEST = 144
+TITLE_LINES = 2
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its title and, where it has a colour bar, what to write at the ends of the bar."""
+
+    title: str
+    pixels: NDArray[np.uint8]
+    ends: tuple[str, str] | None = None
+
+    @property
+    def width(self) -> int:
+        """Room for the panel: that of the picture, but never too narrow for text."""
+        return max(int(self.pixels.shape[1]), NARROWEST)
+
+    @property
+    def text_size(self) -> int:
+        """Font size that goes with a picture of this width."""
+        return min(max(self.width // 16, 12), 32)
+
+
+def stack_panels(panels: Sequence[Panel], caption: Sequence[str], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Draw panels of one size in rows, below a caption.
+
+    Parameters
+    ----------
+    panels : sequence of Panel
+        What to draw, along the rows; pictures of one shape.
+    caption : sequence of str
+        Facts about all of them.
+    table : ndarray of uint8
+        Colours of the bars from low to high, (levels, 3).
+
+    Returns
+    -------
+    ndarray of uint8
+        RGB, (y, x, 3).
+    """
+    rows = -(-len(panels) // MOST_IN_A_ROW)
+    columns = -(-len(panels) // rows)
+    size = panels[0].text_size
+    gap = margin = size
+    width = columns * (panels[0].width + gap) - gap
+    strips = [_coloured(paragraph(wrap(caption, width, size), width, size, INK))]
+    for first in range(0, len(panels), columns):
+        strips += [_blank(gap * 3 // 4, width), _row(panels[first : first + columns], width, gap, table)]
+    return np.pad(np.concatenate(strips), ((margin,) * 2, (margin,) * 2, (0, 0)), constant_values=255)
+
+
+def _row(panels: Sequence[Panel], width: int, gap: int, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    size = panels[0].text_size
+    titles = [_title_lines(panel.title, panel.width, size) for panel in panels]
+    most = max(map(len, titles))
+    row = np.concatenate(
+        [
+            np.concatenate([_column(panel, lines, most, table), _blank(_height(panel, most), gap)], axis=1)
+            for panel, lines in zip(panels, titles, strict=True)
+        ],
+        axis=1,
+    )
+    filled = _blank(row.shape[0], width)
+    kept = min(row.shape[1], width)
+    filled[:, :kept] = row[:, :kept]
+    return filled
+
+
+def _height(panel: Panel, lines: int) -> int:
+    """Height of a panel: title, picture, bar and the labels of the bar."""
+    size = panel.text_size
+    return line_height(size) * (lines + 1) + size // 4 + int(panel.pixels.shape[0]) + size
+
+
+def _column(panel: Panel, title: list[str], lines: int, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    size, pitch = panel.text_size, line_height(panel.text_size)
+    height, width = panel.pixels.shape[:2]
+    canvas = _blank(_height(panel, lines), panel.width)
+    # Titles stand on their pictures, so that a short one has no gap below it.
+    top = (lines - len(title)) * pitch
+    canvas[top : lines * pitch] = _coloured(paragraph(title, panel.width, size, INK))
+    top = lines * pitch + size // 4
+    canvas[top : top + height, :width] = panel.pixels
+    if panel.ends is not None:
+        thick = max(size // 2, 6)
+        top += height + size // 3
+        along = np.round(np.linspace(0, len(table) - 1, width)).astype(np.intp)
+        canvas[top : top + thick, :width] = table[along]
+        low, high = (_coloured(text_picture(end, size, SOFT_INK)) for end in panel.ends)
+        canvas[-pitch:, : low.shape[1]] = low
+        right = min(max(width, low.shape[1] + size + high.shape[1]), panel.width)
+        canvas[-pitch:, right - high.shape[1] : right] = high
+    return canvas
+
+
+def _title_lines(title: str, width: int, size: int) -> list[str]:
+    lines = wrap(title.split(), width, size, separator=" ")
+    if len(lines) <= TITLE_LINES:
+        return lines
+    return [*lines[: TITLE_LINES - 1], middle_ellipsis(" ".join(lines[TITLE_LINES - 1 :]), width, size)]
+
+
+def _coloured(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _blank(height: int, width: int) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), 255, dtype=np.uint8)

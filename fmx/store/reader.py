@@ -1,0 +1,144 @@
+"""Opening a store: lazily, labelled, with a clear word when it is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from fmx.errors import StoreError, near_matches
+from fmx.layers import LayerInfo, select_layers
+from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, layer_key
+from fmx.store.writer import is_fmx_store
+
+__all__ = ["Store", "open_store"]
+
+
+class Store:
+    """An opened store.
+
+    Attributes
+    ----------
+    path : Path
+    tree : xarray.DataTree
+        The whole store, its arrays lazy on Dask.
+    """
+
+    def __init__(self, path: Path, tree: xr.DataTree) -> None:
+        self.path = path
+        self.tree = tree
+
+    def __repr__(self) -> str:
+        size = self.tree.sizes
+        return (
+            f"<fmx store {self.path}: {len(self.layers)} layers, {size.get('sample', 0)} samples, "
+            f"{size.get('noise', 0)} noise levels, {self.attributes['completeness']}>"
+        )
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Provenance: model, fingerprint, engine, preprocessing, noise, versions, completeness."""
+        return {str(k): v for k, v in self.tree.attrs.items()}
+
+    @cached_property
+    def layers(self) -> list[LayerInfo]:
+        """The layers in the order of computation."""
+        nodes = self.tree["layers"].children if "layers" in self.tree.children else {}
+        infos = [self._info(node) for node in nodes.values()]
+        order = {name: i for i, name in enumerate(self.attributes.get("layers", []))}
+        return sorted(infos, key=lambda info: order.get(info.name, len(order)))
+
+    @staticmethod
+    def _info(node: xr.DataTree) -> LayerInfo:
+        array = node.to_dataset()["activation"]
+        native = tuple(str(d) for d in array.dims[len(LEADING_DIMS) :])
+        shape = tuple(array.sizes[d] for d in native)
+        return LayerInfo(node.attrs["layer"], node.attrs["kind"], native, shape, str(array.dtype))
+
+    def select(self, patterns: str | Iterable[str] = "all") -> list[LayerInfo]:
+        """Select layers of the store, as `fmx.layers.select_layers` does."""
+        return select_layers(self.layers, patterns)
+
+    def layer(self, name: str) -> xr.Dataset:
+        """Give one layer with all its labels, lazily.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``activation`` (sample, noise, timestep, …native) with the coordinates sample, path, label, noise,
+            timestep and channel.
+
+        Raises
+        ------
+        LayerError
+            The store has no such layer.
+        """
+        info = select_layers(self.layers, [name])[0]
+        dataset = self.tree[f"layers/{layer_key(info.name)}"].to_dataset()
+        root = self.tree.to_dataset()
+        dataset = dataset.assign_coords(path=root["path"], label=root["label"])
+        return dataset.isel(sample=np.flatnonzero(self.complete)) if not self.complete.all() else dataset
+
+    def activation(self, name: str) -> xr.DataArray:
+        """Give one layer's activation (sample, noise, timestep, …native), lazily."""
+        return self.layer(name)["activation"]
+
+    @property
+    def pictures(self) -> xr.DataArray | None:
+        """The pictures as the model saw them (sample, timestep, y, x, band), or None for other data."""
+        return self.tree["inputs"].to_dataset()["picture"] if "inputs" in self.tree.children else None
+
+    @cached_property
+    def complete(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether each sample is wholly in the store (sample)."""
+        return np.asarray(self.tree.to_dataset()["complete"].values, dtype=bool)
+
+    @property
+    def samples(self) -> list[str]:
+        """Ids of all samples."""
+        return [str(s) for s in self.tree.to_dataset()["sample"].values]
+
+    def find_sample(self, wanted: str) -> str:
+        """Find a sample by its id, by its position, or by the end of its id.
+
+        Raises
+        ------
+        StoreError
+            There is no such sample, or several end like that.
+        """
+        ids = self.samples
+        if wanted in ids:
+            return wanted
+        if wanted.lstrip("-").isdigit() and -len(ids) <= int(wanted) < len(ids):
+            return ids[int(wanted)]
+        ending = [s for s in ids if s.endswith(wanted) or Path(s).stem == wanted]
+        if len(ending) == 1:
+            return ending[0]
+        if ending:
+            raise StoreError(f"{len(ending)} samples end in {wanted}: {', '.join(ending[:4])}; give the whole id.")
+        raise StoreError(f"The store has no sample {wanted}: {near_matches(wanted, ids)}")
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store, lazily.
+
+    Raises
+    ------
+    StoreError
+        There is no store, or it has another format.
+    """
+    place = Path(path)
+    if not place.exists():
+        siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+        raise StoreError(f"There is no store {place}: {near_matches(place.name, siblings)}")
+    if not is_fmx_store(place):
+        raise StoreError(f"{place} is no fmx store: make one with fmx extract.")
+    tree = xr.open_datatree(place, engine="zarr", chunks={})
+    found = tree.attrs.get(FORMAT_KEY)
+    if found != FORMAT:
+        raise StoreError(f"{place} has format {found}, and this fmx reads format {FORMAT}: update fmx.")
+    return Store(place, tree)

@@ -1,0 +1,92 @@
+"""Format 1 of the store: what is where, under which name, and in which chunks.
+
+A store is a Zarr v3 hierarchy that ``xr.open_datatree(path, engine="zarr")`` opens without fmx:
+
+- root: the coordinates ``sample``, ``noise`` and ``timestep``; ``path``, ``label`` and ``complete`` along ``sample``;
+- ``layers/<key>``: ``activation`` with dims (sample, noise, timestep, …native) and its native coordinates;
+- ``inputs``: ``picture``, the preprocessed pictures (sample, timestep, y, x, band) as uint8;
+- ``outputs``: the model's outputs, where asked for; ``analysis/<name>``: saved results.
+
+The samples are written in *units*: the same number of samples in every array, and a whole number of chunks in each.
+``complete`` has one chunk a unit and is written after everything else of that unit, so that a unit counts as done only
+when all of it is there, without two writers ever touching the same chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from urllib.parse import quote
+
+__all__ = ["FORMAT", "FORMAT_KEY", "LEADING_DIMS", "chunk_shape", "layer_key", "unit_size"]
+
+FORMAT = 1
+FORMAT_KEY = "fmx_format"
+LEADING_DIMS = ("sample", "noise", "timestep")
+
+CHUNK_BYTES = 2 * 2**20
+UNIT_BYTES = 64 * 2**20
+MOST_UNIT_BYTES = 256 * 2**20
+MOST_UNIT_SAMPLES = 512
+
+
+def layer_key(name: str) -> str:
+    """Turn a layer's name into its group's: letters, digits, ``.``, ``-`` and ``_`` stay, the rest is quoted."""
+    return quote(name, safe="")
+
+
+def _power_of_two_above(value: int) -> int:
+    return 1 << (max(value, 1) - 1).bit_length()
+
+
+def _power_of_two_below(value: float) -> int:
+    return 1 << max(int(math.log2(max(value, 1))), 0)
+
+
+def unit_size(sample_bytes: int, samples: int, batch: int = 1) -> int:
+    """Choose how many samples are written together: a power of two.
+
+    A unit takes about `UNIT_BYTES`; it grows up to `MOST_UNIT_BYTES` to hold a whole batch, which can't cross units.
+
+    Parameters
+    ----------
+    sample_bytes : int
+        Bytes of one sample over all layers, noise levels and timesteps.
+    samples : int
+        Number of samples in all.
+    batch : int
+        Samples that the model runs at once.
+    """
+    usual, most = (_power_of_two_below(size / max(sample_bytes, 1)) for size in (UNIT_BYTES, MOST_UNIT_BYTES))
+    fits = max(usual, min(_power_of_two_above(batch), most))
+    return min(fits, _power_of_two_above(samples), MOST_UNIT_SAMPLES)
+
+
+def chunk_shape(
+    dims: Sequence[str], shape: Sequence[int], itemsize: int, unit: int, *, chunk_bytes: int = CHUNK_BYTES
+) -> tuple[int, ...]:
+    """Choose a layer's chunks so that one channel of many samples and all channels of one sample both read little.
+
+    Parameters
+    ----------
+    dims, shape : sequence
+        Native dims and shape of the layer.
+    itemsize : int
+        Bytes of a value.
+    unit : int
+        Samples in a write unit; the chunk's length along sample divides it.
+
+    Returns
+    -------
+    tuple of int
+        (sample, 1, 1, …native)
+    """
+    channels = shape[dims.index("channel")] if "channel" in dims else 1
+    map_bytes = itemsize * math.prod(shape) // max(channels, 1)
+    maps = max(chunk_bytes // max(map_bytes, 1), 1)
+    # As many samples as channels, as far as there are that many channels.
+    samples = min(_power_of_two_below(max(math.sqrt(maps), maps / max(channels, 1))), unit)
+    per_chunk = min(max(maps // samples, 1), channels)
+    even = math.ceil(channels / math.ceil(channels / per_chunk)) if channels else 1
+    native = [even if d == "channel" else n for d, n in zip(dims, shape, strict=True)]
+    return (samples, 1, 1, *(max(n, 1) for n in native))
