@@ -13,7 +13,7 @@ from PIL import Image
 from fmx.errors import FmxError
 from fmx.render import Frame, grid_pages, overlay, overlay_figure, save_png
 from fmx.render.grid import HAIRLINE, check_maps
-from fmx.render.layout import GridLayout
+from fmx.render.layout import NARROWEST, GridLayout
 from fmx.render.normalise import normalise
 from fmx.render.palette import LEVELS, PAPER, colours, gray_indices, page_palette
 from fmx.render.strip import Panel, stack_panels
@@ -192,7 +192,7 @@ class TestGrid:
         layout = GridLayout(min(8, -(-shape[0] // 8)), min(8, shape[0]), shape[1:], 1, True)
         expected = slow_indices(maps, levels=LEVELS)
         height, width = frame.pixels.shape
-        assert width == max(layout.extent[1], 288) + 2 * layout.margin
+        assert width == max(layout.extent[1], NARROWEST) + 2 * layout.margin
         first = height - layout.margin - layout.extent[0]
         for place in range(shape[0]):
             top, left = layout.origin(place)

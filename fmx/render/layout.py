@@ -8,7 +8,7 @@ from fmx.render.text import line_height
 
 __all__ = ["GridLayout"]
 
-NARROWEST = 288
+NARROWEST = 320
 NUMBERED_FROM = 40
 
 

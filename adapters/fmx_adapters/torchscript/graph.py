@@ -148,6 +148,7 @@ def compile_graph(
             graph.registerOutput(original)
     for _ in originals:
         graph.eraseOutput(0)
+    _drop_behind(graph, {value.unique() for value in graph.outputs()})
     torch._C._jit_pass_inline(graph)
     torch._C._jit_pass_dce(graph)
     _copy_overwritten(graph, len(wanted))
@@ -160,6 +161,14 @@ def compile_graph(
         return result if isinstance(result, tuple) else (result,)
 
     return run
+
+
+def _drop_behind(graph: Any, wanted: set[int]) -> None:
+    """Drop everything behind the last wanted value; dead-code elimination alone would keep checks that can raise."""
+    for node in reversed(list(graph.nodes())):
+        if any(value.unique() in wanted for value in node.outputs()):
+            return
+        node.destroy()
 
 
 def _copy_overwritten(graph: Any, count: int) -> None:
