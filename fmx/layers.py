@@ -50,7 +50,15 @@ class LayerInfo:
     @property
     def spatial(self) -> tuple[int, ...]:
         """Lengths of the spatial axes (z, y, x), empty for a layer without any."""
-        return tuple(n for d, n in zip(self.dims, self.shape, strict=True) if d in SPATIAL_DIMS)
+        return self._lengths(SPATIAL_DIMS)
+
+    @property
+    def resolution(self) -> tuple[int, ...]:
+        """Lengths of the spatial axes, or the number of tokens; empty for a layer of plain channels."""
+        return self.spatial or self._lengths(("token",))
+
+    def _lengths(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(n for d, n in zip(self.dims, self.shape, strict=True) if d in wanted)
 
 
 def native_dims(shape: Sequence[int], kind: str = "") -> tuple[str, ...]:
@@ -74,15 +82,15 @@ def native_dims(shape: Sequence[int], kind: str = "") -> tuple[str, ...]:
 
 
 def auto_layers(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
-    """Pick the last output at each spatial resolution, in the order of computation.
+    """Pick the last output at each spatial resolution (and number of tokens), in the order of computation.
 
     In a ResNet these are the stem and layer1 to layer4. Maps of a single position and maps that are only padded count
-    as no resolution; where a network has no spatial maps at all, the last output of each shape is taken.
+    as no resolution; where a network has no maps and no tokens at all, the last output of each shape is taken.
     """
     last: dict[tuple[int, ...], LayerInfo] = {}
     for layer in layers:
-        if math.prod(layer.spatial) > 1 and not _PADDING.search(layer.kind):
-            last[layer.spatial] = layer
+        if math.prod(layer.resolution) > 1 and not _PADDING.search(layer.kind):
+            last[layer.resolution] = layer
     if not last:
         last = {layer.shape: layer for layer in layers}
     kept = {layer.name for layer in last.values()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmx.errors import LayerError
@@ -165,9 +165,9 @@ class TestSelection:
     def test_excluding_alone_starts_from_all(self):
         assert names("!**.conv1,!kind:ReLU") == [i.name for i in LAYERS if "conv1" not in i.name and i.kind != "ReLU"]
 
-    @pytest.mark.parametrize("name", ["layer1.0.relu:2", "core:2", "torch/score:0", "x[0]", "a,b"])
+    @pytest.mark.parametrize("name", ["layer1.0.relu:2", "core:2", "torch/score:0", "x[0]"])
     def test_every_name_selects_itself_alone(self, name):
-        others = [layer(n) for n in ("x0", "a", "b", "layer1.0.relu", "core", "2", "0")]
+        others = [layer(n) for n in ("x0", "layer1.0.relu", "core", "2", "0")]
         assert names([name], [*others, layer(name)]) == [name]
 
 
@@ -223,6 +223,7 @@ DOTTED = st.lists(SEGMENTS, min_size=1, max_size=4)
 GLOBS = st.lists(st.one_of(st.just("**"), st.text("ab0:*?", min_size=1, max_size=3)), min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(st.lists(DOTTED, min_size=1, max_size=12, unique_by=tuple), GLOBS)
 def test_globs_match_like_the_reference(dotted, pattern):
     # A doubled star inside a longer segment is a star.
@@ -236,6 +237,7 @@ def test_globs_match_like_the_reference(dotted, pattern):
             select_layers(layers, ".".join(pattern))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*NAMES, "layer*", "**.relu", "kind:Conv2d", "auto", "!fc", "!layer1.**"]), min_size=1))
 def test_result_keeps_the_order_and_repeats_nothing(patterns):
     chosen = names([*patterns, "conv1"])

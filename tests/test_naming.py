@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmx.naming import PassTrace
@@ -130,6 +130,7 @@ EVENTS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(EVENTS, max_size=5))
 def test_every_value_has_a_name_of_its_own(events):
     found = names(*events)

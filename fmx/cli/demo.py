@@ -102,8 +102,8 @@ def _draw(store: Store, place: Path) -> None:
     from fmx.cli.draw import draw_grids, draw_overlay
 
     look: dict[str, Any] = {"cmap": "viridis"}
-    middle = store.layers[len(store.layers) // 2].name
-    paths = list(draw_grids(store, middle, _PHOTOS[0], 0.0, 0, str(place), look))
+    second = store.layers[1].name
+    paths = list(draw_grids(store, second, _PHOTOS[0], 0.0, 0, str(place), look))
     paths += [draw_overlay(store, "auto", name, "mean", 0.0, 0, str(place), {}) for name in _PHOTOS]
     say("Written:")
     for path in (store.path, *paths):

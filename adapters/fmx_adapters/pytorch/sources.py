@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import pickle
 import sys
 from collections.abc import Mapping
@@ -68,11 +69,15 @@ def _torchvision(name: str, options: OpenOptions) -> tuple[torch.nn.Module, Mapp
     chosen = next((w for w in published if options.weights in {w.name, str(w)}), None)
     if options.weights == "DEFAULT" and published:
         chosen = zoo.get_model_weights(arch).DEFAULT
-    # weights_backbone=None keeps segmentation and detection models from downloading a backbone.
-    extra = {} if zoo.list_models(module=zoo) and arch in zoo.list_models(module=zoo) else {"weights_backbone": None}
+    # Without it, segmentation and detection models download a backbone.
+    takes_backbone = "weights_backbone" in inspect.signature(zoo.get_model_builder(arch)).parameters
+    extra = {"weights_backbone": None} if takes_backbone else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = zoo.get_model(arch, weights=chosen, **extra)
+        try:
+            module = zoo.get_model(arch, weights=chosen, **extra)
+        except OSError as error:  # what urllib raises where there is no network
+            raise ModelError(f"{chosen} can't be downloaded ({error}): give a file with --weights.") from None
     if inner:
         module = _attribute(module, inner, f"torchvision:{arch}")
     notes = ""
