@@ -100,10 +100,9 @@ def auto_layers(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
 def parse_patterns(patterns: str | Iterable[str]) -> list[str]:
     """Split a selection into its patterns; a comma separates, but belongs to the pattern after ``re:``."""
     if isinstance(patterns, str):
-        head, mark, regex = patterns.partition("re:")
-        if head.endswith("!"):
-            head, mark = head[:-1], "!" + mark
-        return [p.strip() for p in head.split(",") if p.strip()] + ([mark + regex] if mark else [])
+        regex = re.search(r"(?:^|,)\s*(!?re:.*)", patterns, re.DOTALL)
+        plain = patterns[: regex.start()] if regex else patterns
+        return [p.strip() for p in plain.split(",") if p.strip()] + ([regex[1]] if regex else [])
     return [part for p in patterns for part in parse_patterns(p)]
 
 
@@ -145,6 +144,9 @@ def select_layers(layers: Sequence[LayerInfo], patterns: str | Iterable[str] = "
 
 
 def _matching(layers: Sequence[LayerInfo], pattern: str) -> set[str]:
+    # A name wins over what it would mean as a pattern.
+    if any(layer.name == pattern for layer in layers):
+        return {pattern}
     if pattern == "auto":
         return {layer.name for layer in auto_layers(layers)}
     if pattern == "all":
@@ -160,7 +162,7 @@ def _matching(layers: Sequence[LayerInfo], pattern: str) -> set[str]:
         regex = re.compile(pattern[3:] if pattern.startswith("re:") else _glob_regex(pattern))
     except re.error as error:
         raise LayerError(f"'{pattern}' is not a regular expression: {error}.") from None
-    found = {layer.name for layer in layers if layer.name == pattern or regex.fullmatch(layer.name)}
+    found = {layer.name for layer in layers if regex.fullmatch(layer.name)}
     if not found:
         names = [layer.name for layer in layers]
         raise LayerError(f"No layer is called {pattern}: {near_matches(pattern, names)}")
@@ -183,4 +185,9 @@ def _glob_regex(pattern: str) -> str:
 def _segment_regex(segment: str) -> str:
     pieces = re.split(r"(\*|\?|\[[^\]]+\])", segment)
     special = {"*": "[^.]*", "?": "[^.]"}
-    return "".join(special.get(p) or (p if p.startswith("[") else re.escape(p)) for p in pieces)
+    return "".join(special.get(p) or (_class_regex(p) if p.startswith("[") else re.escape(p)) for p in pieces)
+
+
+def _class_regex(piece: str) -> str:
+    """Turn ``[abc]`` or ``[!abc]`` into a class that never matches a dot."""
+    return r"(?!\.)" + piece.replace("[!", "[^", 1)

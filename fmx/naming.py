@@ -82,19 +82,28 @@ class PassTrace(Generic[V]):
         functional operations has layers.
         """
         out: list[NamedValue[V]] = []
-        self._name_inside(self._root, "", Counter(), out)
+        self._name_inside(self._root, "", Counter(), self._paths(), out)
         return out
 
-    def _name_inside(self, call: _Call[V], suffix: str, calls: Counter[str], out: list[NamedValue[V]]) -> None:
+    def _paths(self) -> set[str]:
+        paths, pending = set(), [self._root]
+        while pending:
+            call = pending.pop()
+            paths.add(call.path)
+            pending += [item for item in call.inside if isinstance(item, _Call)]
+        return paths
+
+    def _name_inside(
+        self, call: _Call[V], suffix: str, calls: Counter[str], modules: set[str], out: list[NamedValue[V]]
+    ) -> None:
         ops: Counter[str] = Counter()
-        modules = {item.path for item in call.inside if isinstance(item, _Call)}
         prefix = f"{call.path}." if call.path else ""
         for item in call.inside:
             if isinstance(item, _Call):
                 calls[item.path] += 1
                 nth = f":{calls[item.path]}" if calls[item.path] > 1 else ""
                 if not item.is_leaf:
-                    self._name_inside(item, nth, calls, out)
+                    self._name_inside(item, nth, calls, modules, out)
                 if item.value is not None:
                     out.append(NamedValue(item.path + nth, item.kind, item.value))
             else:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +84,52 @@ def _export(net: Any, shape: tuple[int, ...], form: str, file: Path) -> Any:
         return script
     finally:
         net.train(training)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command came to: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run ``fmx`` with the given words in this process, where a warning of any library is an error."""
+    from fmx.cli import main
+
+    def run(*words: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["fmx", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(end.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def kit(tmp_path_factory: pytest.TempPathFactory, export: Callable[[Any, tuple[int, ...], str], Any]) -> Path:
+    """A folder with the tiny ResNet in every format, class folders of pictures, and an array; only to be read."""
+    import numpy as np
+    import torch
+    from networks import tiny_resnet
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("kit")
+    net = tiny_resnet()
+    names = {"traced file": "traced.pt", "legacy onnx": "legacy.onnx", "dynamo onnx": "dynamo.onnx"}
+    for form, name in names.items():
+        shutil.copy(export(net, (3, 32, 32), form), folder / name)
+    torch.save(net.state_dict(), folder / "weights.pth")
+    rng = np.random.default_rng(3)
+    np.save(folder / "inputs.npy", rng.random((5, 3, 32, 32), dtype=np.float32))
+    for label in ("cat", "dog"):
+        (folder / "pictures" / label).mkdir(parents=True)
+        for i in range(3):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / label / f"{i}.png")
+    return folder

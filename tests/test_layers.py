@@ -90,6 +90,15 @@ class TestAuto:
         maps = [layer("a", shape=(4, 8, 8)), layer("b", shape=(4, 4, 4)), layer("c", shape=(9, 8, 8))]
         assert [info.name for info in auto_layers(maps)] == ["b", "c"]
 
+    def test_a_number_of_tokens_is_a_resolution(self):
+        vit = [
+            layer("conv", shape=(8, 4, 4)),
+            *(layer(n, "Block", (17, 8)) for n in ("a", "b")),
+            layer("fc", shape=(5,)),
+        ]
+        assert [info.resolution for info in vit] == [(4, 4), (17,), (17,), ()]
+        assert names("auto", vit) == ["conv", "b"]
+
     @pytest.mark.parametrize("kind", ["ZeroPad2d", "ReflectionPad1d", "ConstantPad3d", "Pad"])
     def test_padding_is_no_resolution(self, kind):
         maps = [layer("a", shape=(4, 8, 8)), layer("pad", kind, (4, 10, 10)), layer("b", shape=(4, 4, 4))]

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torchvision.models as zoo
-from fmx_adapters.pytorch.sources import _preset
 from PIL import Image
 
 from fmx.data import Preprocess
 from fmx.errors import DataError
 from fmx.extraction.prepare import PictureOptions
+from fmx_adapters.pytorch.sources import _preset
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WEIGHTS = {

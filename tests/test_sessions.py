@@ -11,13 +11,13 @@ import onnx
 import pytest
 import torch
 from conftest import FORMATS
-from fmx_adapters.onnx.graph import cut_graph
 from networks import tiny_resnet
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import fmx
 from fmx.errors import LayerError, ModelError
+from fmx_adapters.onnx.graph import cut_graph
 
 SHAPE = (3, 32, 32)
 NET = tiny_resnet()

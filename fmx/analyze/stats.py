@@ -28,14 +28,14 @@ _ABOUT = {
 }
 
 
-def layer_stats(data: xr.Dataset, *, by: Sequence[str] = ()) -> xr.Dataset:
+def layer_stats(data: xr.Dataset, *, by: str | Sequence[str] = ()) -> xr.Dataset:
     """Describe the values of one layer, reading them once.
 
     Parameters
     ----------
     data : xarray.Dataset
         With ``activation`` (sample, noise, timestep, …native), lazy or in memory.
-    by : sequence of str
+    by : str or sequence of str
         Dims to keep apart, such as ``("channel",)`` or ``("noise", "channel")``; all others are reduced.
 
     Returns
@@ -53,7 +53,7 @@ def layer_stats(data: xr.Dataset, *, by: Sequence[str] = ()) -> xr.Dataset:
     return _finalize(states.compute(), data.attrs)
 
 
-def stats(store: Store, *, layers: str | Iterable[str] = "all", by: Sequence[str] = ()) -> dict[str, xr.Dataset]:
+def stats(store: Store, *, layers: str | Iterable[str] = "all", by: str | Sequence[str] = ()) -> dict[str, xr.Dataset]:
     """Describe the values of a store's layers in one read on Dask; see `layer_stats`.
 
     Returns
@@ -86,9 +86,10 @@ def _finalize(states: xr.DataArray, attributes: Mapping[Any, Any]) -> xr.Dataset
     return xr.Dataset(variables, coords=states.coords, attrs=dict(attributes))
 
 
-def _check_dims(by: Sequence[str], array: xr.DataArray, layer: str) -> list[str]:
+def _check_dims(by: str | Sequence[str], array: xr.DataArray, layer: str) -> list[str]:
     dims = [str(d) for d in array.dims]
-    for dim in by:
+    wanted = [by] if isinstance(by, str) else list(by)
+    for dim in wanted:
         if dim not in dims:
             raise FmxError(f"{layer} has no axis {dim}: {near_matches(dim, dims, most=8)}")
-    return list(by)
+    return wanted

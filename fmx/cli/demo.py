@@ -45,7 +45,7 @@ def run_demo(folder: str) -> None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise FmxError(f'The demo needs {", ".join(missing)}: pip install "fmx[demo]".')
-    from skimage import data_dir
+    from skimage import data_dir  # type: ignore[attr-defined]
 
     from fmx.extraction import PictureOptions, extract
 

@@ -52,7 +52,7 @@ def _facts(store: Store, about: Any) -> dict[str, str]:
     facts = {
         "store": f"{store.path} (format {about['fmx_format']}, {size / 1e6:.1f} MB on disk)",
         "model": f"{about['model']} (fingerprint {about['fingerprint'][:12]})",
-        "run by": f"{about['engine']} on {about['device']}, in batches of {about['batch_size']} ({about['adapter']} adapter)",
+        "run by": f"{about['adapter']}: {about['engine']} on {about['device']}, batches of {about['batch_size']}",
         "input": "×".join(map(str, about["input_shape"])),
         "preprocessing": prepared if isinstance(prepared, str) else _prepared(prepared),
         "samples": f"{total}" + (f" in {len(labels)} classes: {_some(labels)}" if labels else ""),

@@ -86,18 +86,9 @@ def pictures(
     channels: int | None,
     layout: str | None,
 ) -> PictureOptions:
-    """Gather what was said about preparing pictures.
-
-    Raises
-    ------
-    FmxError
-        A size is not positive.
-    """
+    """Gather what was said about preparing pictures."""
     from fmx.extraction import PictureOptions
 
-    for name, value in (("--size", size), ("--crop", crop)):
-        if value is not None and value < 1:
-            raise FmxError(f"{name} takes a number of pixels, not {value}.")
     return PictureOptions(
         size=size,
         crop=crop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,12 +129,8 @@ def open_source(data: Any) -> PictureSource | ArraySource:
         return _open_path(Path(data))
     if isinstance(data, np.ndarray) or hasattr(data, "__array__"):
         return ArraySource(np.asarray(data), "array")
-    if isinstance(data, Sequence):
-        paths = [Path(p) for p in data]
-        missing = [p for p in paths if not p.is_file()]
-        if missing or not paths:
-            raise DataError(f"There is no picture {missing[0]}." if missing else "The list of pictures is empty.")
-        return PictureSource(_distinct([Sample(p.name, str(p)) for p in paths]))
+    if isinstance(data, Sequence) and all(isinstance(p, str | Path) for p in data):
+        return PictureSource(_from_list([Path(p) for p in data]))
     raise DataError(f"Data can't be read from a {type(data).__name__}: give a picture, a folder or an .npy file.")
 
 
@@ -156,23 +153,45 @@ def _is_npy(path: Path) -> bool:
         return file.read(6) == b"\x93NUMPY"
 
 
+def _picture_endings() -> set[str]:
+    """List the endings of files that Pillow reads as pictures by itself."""
+    registered = Image.registered_extensions()
+    # These are only recognised, or hold something else than one picture.
+    others = {"HDF5", "GRIB", "BUFR", "MPEG", "WMF", "PDF"}
+    return {ending for ending, kind in registered.items() if kind in Image.OPEN and kind not in others}
+
+
 def _in_folder(root: Path) -> list[Sample]:
     """List the pictures below a folder in the order of their paths; hidden files are left out."""
-    endings = Image.registered_extensions()
+    endings = _picture_endings()
     found = []
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
         hidden = any(part.startswith(".") for part in relative.parts)
         if not hidden and path.suffix.lower() in endings and path.is_file():
             label = relative.parts[0] if len(relative.parts) > 1 else ""
-            found.append(Sample(relative.as_posix(), str(path), label))
+            found.append(Sample(_text(relative.as_posix()), str(path), label))
     if not found:
         raise DataError(f"{root} holds no pictures: give a folder with pictures, or an .npy file.")
     return found
 
 
-def _distinct(samples: list[Sample]) -> list[Sample]:
-    """Use whole paths as ids where file names alone are not unique."""
-    if len({s.id for s in samples}) == len(samples):
-        return samples
-    return [Sample(s.path, s.path, s.label) for s in samples]
+def _from_list(paths: list[Path]) -> list[Sample]:
+    """Name listed pictures by their file names, or by their whole paths where file names alone are not unique."""
+    missing = [p for p in paths if not p.is_file()]
+    if missing or not paths:
+        raise DataError(f"There is no picture {missing[0]}." if missing else "The list of pictures is empty.")
+    twice = [p for p, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise DataError(f"{twice[0]} is listed twice: list each picture once.")
+    distinct = len({p.name for p in paths}) == len(paths)
+    return [Sample(_text(p.name if distinct else p.as_posix()), str(p)) for p in paths]
+
+
+def _text(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode(errors="replace").decode()
+        raise DataError(f"The file name {shown} is not valid UTF-8: rename the file.") from None
+    return name

@@ -69,17 +69,23 @@ class PictureOptions:
             raise DataError(f"Pictures have 1, 3 or 4 channels, not {channels}: correct --channels.")
         if not self.given:
             return base
-        changes = self._sizes() | self._scaling(channels, keep=channels == base.channels)
+        changes = self._sizes(base) | self._scaling(channels, keep=channels == base.channels)
         if self.layout is not None:
             changes["layout"] = _layout(self.layout)
         return replace(base, **changes, channels=channels, source="as asked for")
 
-    def _sizes(self) -> dict[str, Any]:
+    def _sizes(self, base: Preprocess) -> dict[str, Any]:
+        for name, value in (("--size", self.size), ("--crop", self.crop)):
+            if value is not None and value < 1:
+                raise DataError(f"{name} takes a number of pixels, not {value}.")
         changes: dict[str, Any] = {}
         if self.size is not None:
             changes |= {"resize": self.size, "crop": (self.size, self.size)}
         if self.crop is not None:
             changes["crop"] = (self.crop, self.crop)
+            # A crop alone that is larger than what the base resizes to would be filled up with black.
+            if self.size is None and base.resize is not None and min(_sides(base.resize)) < self.crop:
+                changes["resize"] = self.crop
         return changes
 
     def _scaling(self, channels: int, *, keep: bool) -> dict[str, Any]:
@@ -96,6 +102,10 @@ class PictureOptions:
             if 0 in changes["std"]:
                 raise DataError("A standard deviation of 0 can't be divided by: correct --std.")
         return changes
+
+
+def _sides(resize: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (resize,) if isinstance(resize, int) else resize
 
 
 def _values(option: str, given: Sequence[float], counts: set[int]) -> tuple[float, ...]:

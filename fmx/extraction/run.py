@@ -185,6 +185,8 @@ def prepare(
         raise DataError(f"A batch has at least one sample, not {batch_size}: correct --batch-size.")
     if on_error not in {"fail", "skip"}:
         raise DataError(f"There is no way to handle errors called {on_error}: use fail or skip.")
+    if not -(2**63) <= seed < 2**63:
+        raise DataError(f"The seed {seed} is too large: use one of at most 18 digits.")
     options = pictures or PictureOptions()
     levels = noise_levels(noise)
     source = open_source(data)

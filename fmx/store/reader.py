@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
+import zarr
 
 from fmx.errors import StoreError, near_matches
 from fmx.layers import LayerInfo, select_layers
@@ -16,6 +18,8 @@ from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, layer_key
 from fmx.store.writer import is_fmx_store
 
 __all__ = ["Store", "open_store"]
+
+X = TypeVar("X", xr.Dataset, xr.DataArray)
 
 
 class Store:
@@ -77,11 +81,18 @@ class Store:
         LayerError
             The store has no such layer.
         """
-        info = select_layers(self.layers, [name])[0]
+        info = self._find(name)
         dataset = self.tree[f"layers/{layer_key(info.name)}"].to_dataset()
         root = self.tree.to_dataset()
-        dataset = dataset.assign_coords(path=root["path"], label=root["label"])
-        return dataset.isel(sample=np.flatnonzero(self.complete)) if not self.complete.all() else dataset
+        return self._whole(dataset.assign_coords(path=root["path"], label=root["label"]))
+
+    def _whole(self, data: X) -> X:
+        """Leave out the samples that are not wholly there."""
+        return data if self.complete.all() else data.isel(sample=np.flatnonzero(self.complete))
+
+    def _find(self, name: str) -> LayerInfo:
+        exact = [info for info in self.layers if info.name == name]
+        return exact[0] if exact else select_layers(self.layers, [name])[0]
 
     def activation(self, name: str) -> xr.DataArray:
         """Give one layer's activation (sample, noise, timestep, …native), lazily."""
@@ -90,7 +101,9 @@ class Store:
     @property
     def pictures(self) -> xr.DataArray | None:
         """The pictures as the model saw them (sample, timestep, y, x, band), or None for other data."""
-        return self.tree["inputs"].to_dataset()["picture"] if "inputs" in self.tree.children else None
+        if "inputs" not in self.tree.children:
+            return None
+        return self._whole(self.tree["inputs"].to_dataset()["picture"])
 
     @cached_property
     def complete(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -113,7 +126,7 @@ class Store:
         ids = self.samples
         if wanted in ids:
             return wanted
-        if wanted.lstrip("-").isdigit() and -len(ids) <= int(wanted) < len(ids):
+        if re.fullmatch("-?[0-9]+", wanted) and -len(ids) <= int(wanted) < len(ids):
             return ids[int(wanted)]
         ending = [s for s in ids if s.endswith(wanted) or Path(s).stem == wanted]
         if len(ending) == 1:
@@ -137,8 +150,13 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(f"There is no store {place}: {near_matches(place.name, siblings)}")
     if not is_fmx_store(place):
         raise StoreError(f"{place} is no fmx store: make one with fmx extract.")
-    tree = xr.open_datatree(place, engine="zarr", chunks={})
-    found = tree.attrs.get(FORMAT_KEY)
+    root = zarr.open_group(place, mode="r")
+    found = root.attrs[FORMAT_KEY]
     if found != FORMAT:
         raise StoreError(f"{place} has format {found}, and this fmx reads format {FORMAT}: update fmx.")
+    gathered = root.metadata.consolidated_metadata is not None
+    tree = xr.open_datatree(place, engine="zarr", chunks={}, consolidated=gathered)
+    # Labels are small, and grouping and selecting by them needs their values.
+    labels = {name: tree[name].load() for name in ("path", "label", "complete") if name in tree}
+    tree.coords.update(labels)
     return Store(place, tree)

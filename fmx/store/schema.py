@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from urllib.parse import quote
 
-__all__ = ["FORMAT", "FORMAT_KEY", "LEADING_DIMS", "chunk_shape", "layer_key", "unit_size"]
+__all__ = ["FORMAT", "FORMAT_KEY", "LEADING_DIMS", "chunk_shape", "layer_key", "samples_per_chunk", "unit_size"]
 
 FORMAT = 1
 FORMAT_KEY = "fmx_format"
@@ -60,6 +60,11 @@ def unit_size(sample_bytes: int, samples: int, batch: int = 1) -> int:
     usual, most = (_power_of_two_below(size / max(sample_bytes, 1)) for size in (UNIT_BYTES, MOST_UNIT_BYTES))
     fits = max(usual, min(_power_of_two_above(batch), most))
     return min(fits, _power_of_two_above(samples), MOST_UNIT_SAMPLES)
+
+
+def samples_per_chunk(sample_bytes: int, unit: int) -> int:
+    """Choose how many whole samples make a chunk of about `CHUNK_BYTES`: a power of two within a unit."""
+    return min(_power_of_two_below(CHUNK_BYTES / max(sample_bytes, 1)), unit)
 
 
 def chunk_shape(

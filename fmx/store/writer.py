@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +21,7 @@ from zarr.errors import ZarrUserWarning
 
 from fmx.errors import StoreError
 from fmx.layers import LayerInfo
-from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, chunk_shape, layer_key, unit_size
+from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, chunk_shape, layer_key, samples_per_chunk, unit_size
 
 __all__ = ["ArraySpec", "StorePlan", "StoreWriter", "prepare_place"]
 
@@ -89,8 +91,10 @@ class StorePlan:
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample over all layers, noise levels and timesteps, before compression."""
-        return sum(layer.nbytes for layer in self.layers) * len(self.noise) * self.timesteps
+        """Bytes of one sample with everything that is kept of it, before compression."""
+        each = sum(layer.nbytes for layer in self.layers)
+        each += sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.outputs.values())
+        return (each * len(self.noise) + math.prod(self.picture or (0,))) * self.timesteps
 
     @property
     def unit(self) -> int:
@@ -104,16 +108,22 @@ class StorePlan:
         if self.picture is not None:
             shape = (lead[0], lead[2], *self.picture)
             dims = ("sample", "timestep", "y", "x", "band")
-            chunks = (min(self.unit, 16), 1, *self.picture)
+            chunks = (samples_per_chunk(math.prod(self.picture), self.unit), 1, *self.picture)
             about = {"long_name": "picture as the model sees it, before scaling and noise"}
             specs["inputs"] = ArraySpec("inputs", "picture", dims, shape, "uint8", chunks, about)
         for name, (native, dtype) in self.outputs.items():
-            axes = ("unit",) if len(native) == 1 else tuple(f"axis_{i}" for i in range(len(native)))
-            chunks = (self.unit, 1, 1, *native)
-            specs[f"outputs/{name}"] = ArraySpec(
-                "outputs", layer_key(name), (*LEADING_DIMS, *axes), (*lead, *native), dtype, chunks
-            )
+            specs[f"outputs/{name}"] = self._output(name, native, dtype, lead)
         return specs
+
+    def _output(self, name: str, native: tuple[int, ...], dtype: str, lead: tuple[int, int, int]) -> ArraySpec:
+        key = layer_key(name)
+        # Outputs share a group, so that axes of several outputs need names of their own.
+        axes = tuple(f"{key}_{i}" for i in range(len(native)))
+        if len(self.outputs) == 1 and len(native) == 1:
+            axes = ("unit",)
+        size = math.prod(native) * np.dtype(dtype).itemsize
+        chunks = (samples_per_chunk(size, self.unit), 1, 1, *native)
+        return ArraySpec("outputs", key, (*LEADING_DIMS, *axes), (*lead, *native), dtype, chunks)
 
     def _layer(self, layer: LayerInfo, lead: tuple[int, int, int]) -> ArraySpec:
         chunks = chunk_shape(layer.dims, layer.shape, np.dtype(layer.dtype).itemsize, self.unit)
@@ -155,6 +165,15 @@ def is_fmx_store(path: Path) -> bool:
         return False
 
 
+@contextmanager
+def _written_to(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing into a sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} can't be written ({error.strerror or error}): choose another place.") from error
+
+
 def _consolidate(path: Path) -> None:
     """Gather all metadata in one place, without which xarray opens a store slowly and with a warning."""
     with warnings.catch_warnings():
@@ -174,23 +193,28 @@ class StoreWriter:
         self.path = path
         self.plan = plan
         self._specs = plan.arrays()
-        if overwrite and path.exists():
-            shutil.rmtree(path)
-        about = {
-            FORMAT_KEY: FORMAT,
-            **plan.attributes,
-            "completeness": "partial",
-            # xarray's mark for what labels the axes without being an axis itself.
-            "coordinates": "path label complete",
-        }
-        self._root = zarr.create_group(path, zarr_format=3, attributes=about)
-        self._write_labels()
-        self._arrays = {key: self._create(spec) for key, spec in self._specs.items()}
-        _consolidate(path)
+        with _written_to(path):
+            self._create_all(overwrite)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fmx-write")
         self._pending: Future[None] | None = None
         self._buffers: dict[str, NDArray[Any]] = {}
         self._spare: list[dict[str, NDArray[Any]]] = []
+
+    def _create_all(self, overwrite: bool) -> None:
+        """Make the whole hierarchy, with nothing in it but the labels."""
+        if overwrite and self.path.exists():
+            shutil.rmtree(self.path.resolve())
+        about = {
+            FORMAT_KEY: FORMAT,
+            **self.plan.attributes,
+            "completeness": "partial",
+            # xarray's mark for what labels the axes without being an axis itself.
+            "coordinates": "path label complete",
+        }
+        self._root = zarr.create_group(self.path, zarr_format=3, attributes=about)
+        self._write_labels()
+        self._arrays = {key: self._create(spec) for key, spec in self._specs.items()}
+        _consolidate(self.path)
 
     def units(self) -> list[range]:
         """List the units as ranges of sample positions."""
@@ -226,12 +250,10 @@ class StoreWriter:
 
     def _write(self, unit: range, buffers: dict[str, NDArray[Any]]) -> None:
         region = slice(unit.start, unit.stop)
-        try:
+        with _written_to(self.path):
             for key, buffer in buffers.items():
                 self._arrays[key][region] = buffer[: len(unit)]
             self._complete[region] = True
-        except OSError as error:
-            raise StoreError(f"{self.path} can't be written: {error.strerror or error}.") from error
         self._spare.append(buffers)
 
     def __enter__(self) -> Self:
@@ -241,10 +263,11 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._wait()
             if kind is None:
-                self._root.attrs["completeness"] = "complete"
-                _consolidate(self.path)
+                self._wait()
+                with _written_to(self.path):
+                    self._root.attrs["completeness"] = "complete"
+                    _consolidate(self.path)
         finally:
             self._thread.shutdown()
 

@@ -114,7 +114,7 @@ def _preset(weights: Any) -> Mapping[str, Any] | None:
     resized = list(resize)
     return {
         "resize": resized[0] if len(resized) == 1 else resized,
-        "crop": size,
+        "crop": size or None,
         "interpolation": preset.interpolation.value,
         "antialias": bool(getattr(preset, "antialias", True)),
         "mean": list(preset.mean),
