@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from fmx.naming import NamedValue, PassTrace
+from fmx.graph_naming import ModuleCall, Step, name_steps
+from fmx.naming import NamedValue
 from fmx.ops import canonical_op
 from fmx_adapters.onnx.vocabulary import words_of
 
@@ -31,21 +31,6 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 _FOLDED_WEIGHT = re.compile(r"onnx::(Conv|ConvTranspose)_\d+")
 _NUMBERED = re.compile(r"(.+)_(\d+)")
-
-Module = tuple[str, str]  # path, kind (empty where the file does not say)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A node, with the modules it runs in, outermost first."""
-
-    modules: tuple[Module, ...]
-    op: str | None
-    group: str
-    value: str
-    kind: str
-    weights: tuple[str, ...]
-    used_by: tuple[int, ...] = ()
 
 
 class _Graph:
@@ -88,7 +73,7 @@ def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[Named
     for read in (_from_metadata, _from_node_names):
         steps = read(whole)
         if steps is not None:
-            return _name(_with_users(steps, whole))
+            return name_steps(steps, [output.name for output in graph.output])
     return [
         NamedValue(output, whole.words(node)[1], output) for node in whole.nodes for output in node.output if output
     ]
@@ -121,9 +106,9 @@ def _clip_limits(node: onnx.NodeProto, constants: dict[str, Any]) -> tuple[float
 # -- the torch.export-based exporter ---------------------------------------------------------------
 
 
-def _from_metadata(graph: _Graph) -> list[_Step] | None:
+def _from_metadata(graph: _Graph) -> list[Step] | None:
     steps, known = [], 0
-    modules: tuple[Module, ...] = ()
+    modules: tuple[ModuleCall, ...] = ()
     for node in graph.nodes:
         meta = {p.key: p.value for p in node.metadata_props}
         (op, kind), group = graph.words(node), node.name
@@ -131,9 +116,9 @@ def _from_metadata(graph: _Graph) -> list[_Step] | None:
             known += 1
             paths, classes = ast.literal_eval(meta[_SCOPES]), ast.literal_eval(meta[_CLASSES])
             inner = zip(paths[:-1], classes[:-1], strict=False)
-            modules = tuple((path, kind.rpartition(".")[2]) for path, kind in inner if path)
+            modules = tuple(ModuleCall(path, kind.rpartition(".")[2]) for path, kind in inner if path)
             op, group = _aten_op(classes[-1]), paths[-1]
-        steps.append(_step(graph, node, modules, op, kind, group))
+        steps.append(_step(node, modules, op, kind, group))
     return steps if known else None
 
 
@@ -143,17 +128,14 @@ def _aten_op(name: str) -> str | None:
     return canonical_op(parts[1]) if len(parts) > 1 and parts[0] == "aten" else None
 
 
-def _step(
-    graph: _Graph, node: onnx.NodeProto, modules: tuple[Module, ...], op: str | None, kind: str, group: str
-) -> _Step:
-    weights = tuple(name for name in node.input if name in graph.constants)
-    return _Step(modules, op, group, node.output[0], kind, weights)
+def _step(node: onnx.NodeProto, modules: tuple[ModuleCall, ...], op: str | None, kind: str, group: str) -> Step:
+    return Step(modules, op, kind, node.output[0], tuple(node.input), group)
 
 
 # -- the older exporter ----------------------------------------------------------------------------
 
 
-def _from_node_names(graph: _Graph) -> list[_Step] | None:
+def _from_node_names(graph: _Graph) -> list[Step] | None:
     nodes = graph.nodes
     pattern = re.compile(r"/(?:.+/)?(\w+?)(?:_\d+)?")
     matching = [pattern.fullmatch(node.name) for node in nodes]
@@ -162,12 +144,12 @@ def _from_node_names(graph: _Graph) -> list[_Step] | None:
         return None
     paths = _ScopePaths(graph.constants)
     steps = []
-    modules: tuple[Module, ...] = ()
+    modules: tuple[ModuleCall, ...] = ()
     for node, is_named in zip(nodes, named, strict=True):
         if is_named:
-            modules = tuple((path, "") for path in paths.of(node.name.split("/")[1:-1]))
+            modules = tuple(ModuleCall(path) for path in paths.of(node.name.split("/")[1:-1]))
         op, kind = graph.words(node)
-        steps.append(_step(graph, node, modules, op, kind, node.name))
+        steps.append(_step(node, modules, op, kind, node.name))
     return _unfold(steps)
 
 
@@ -205,18 +187,18 @@ def _join(path: str, part: str) -> str:
     return ".".join(have + new)
 
 
-def _unfold(steps: list[_Step]) -> list[_Step]:
+def _unfold(steps: list[Step]) -> list[Step]:
     """Give convolutions that hold a folded batch norm the batch norm's place."""
-    paths = {path for step in steps for path, _ in step.modules}
+    paths = {path for step in steps for path in (module.path for module in step.modules)}
     says_norm = any(re.fullmatch(r"norm\d*", path.rpartition(".")[2]) for path in paths)
     return [_unfold_step(step, paths, says_norm) for step in steps]
 
 
-def _unfold_step(step: _Step, paths: set[str], says_norm: bool) -> _Step:
-    folded = step.kind.startswith("Conv") and step.weights and _FOLDED_WEIGHT.fullmatch(step.weights[0])
+def _unfold_step(step: Step, paths: set[str], says_norm: bool) -> Step:
+    folded = step.kind.startswith("Conv") and _FOLDED_WEIGHT.fullmatch(step.reads[1])
     if not folded or not step.modules:
         return step
-    path = step.modules[-1][0]
+    path = step.modules[-1].path
     parent, dot, own = path.rpartition(".")
     conv = re.fullmatch(r"conv(\d*)", own)
     if own.isdigit():
@@ -227,69 +209,4 @@ def _unfold_step(step: _Step, paths: set[str], says_norm: bool) -> _Step:
         norm = f"{path}.batch_norm"
     if norm in paths:
         norm = f"{path}.batch_norm"
-    return replace(step, modules=(*step.modules[:-1], (norm, f"BatchNorm{step.kind[-2:]}")))
-
-
-# -- from steps to names ---------------------------------------------------------------------------
-
-
-def _with_users(steps: list[_Step], graph: _Graph) -> list[_Step]:
-    """Add to each step the numbers of the steps that use its value; the end of the graph uses its outputs."""
-    users: dict[str, list[int]] = defaultdict(list)
-    for i, node in enumerate(graph.nodes):
-        for name in node.input:
-            users[name].append(i)
-    for output in graph.proto.output:
-        users[output.name].append(len(graph.nodes))
-    return [replace(step, used_by=tuple(users[step.value])) for step in steps]
-
-
-def _name(steps: list[_Step]) -> list[NamedValue[str]]:
-    """Turn the list of nodes into entered and left modules, and name the values."""
-    trace: PassTrace[str] = PassTrace()
-    open_modules: list[tuple[Module, int]] = []
-    last_of_group = {step.group: i for i, step in enumerate(steps)}
-
-    def leave(depth: int, end: int) -> None:
-        while len(open_modules) > depth:
-            _, start = open_modules.pop()
-            trace.exit(_leaving(steps, start, end))
-
-    for i, step in enumerate(steps):
-        depth = _shared(open_modules, step.modules)
-        leave(depth, i)
-        for module in step.modules[depth:]:
-            path, kind = module
-            trace.enter(path, kind or (_leaf_kind(steps, i, path) if module == step.modules[-1] else "Module"))
-            open_modules.append((module, i))
-        if step.op is not None and last_of_group[step.group] == i:
-            trace.op(step.op, step.value)
-    leave(0, len(steps))
-    return trace.named()
-
-
-def _shared(open_modules: Sequence[tuple[Module, int]], modules: Sequence[Module]) -> int:
-    depth = 0
-    for (have, _), want in zip(open_modules, modules, strict=False):
-        if have[0] != want[0]:
-            break
-        depth += 1
-    return depth
-
-
-def _leaving(steps: Sequence[_Step], start: int, end: int) -> str:
-    """Give the last value of steps start…end-1 that something outside uses: what the module puts out."""
-    for step in reversed(steps[start:end]):
-        if any(not start <= user < end for user in step.used_by):
-            return step.value
-    return steps[end - 1].value
-
-
-def _leaf_kind(steps: Sequence[_Step], start: int, path: str) -> str:
-    """Tell the kind of a module from its only node; one of several nodes is a plain Module."""
-    inside = []
-    for step in steps[start:]:
-        if all(p != path for p, _ in step.modules):
-            break
-        inside.append(step)
-    return inside[0].kind if len(inside) == 1 else "Module"
+    return replace(step, modules=(*step.modules[:-1], ModuleCall(norm, f"BatchNorm{step.kind[-2:]}")))
