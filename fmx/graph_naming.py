@@ -80,7 +80,7 @@ def name_steps(steps: Sequence[Step], outputs: Iterable[str]) -> list[NamedValue
     def leave(depth: int, end: int) -> None:
         while len(open_calls) > depth:
             _, start = open_calls.pop()
-            trace.exit(_leaving(steps, users, start, end))
+            trace.exit(("", _leaving(steps, users, start, end)))
 
     for i, step in enumerate(steps):
         depth = _shared(open_calls, step.modules)

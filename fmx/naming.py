@@ -4,6 +4,8 @@ An adapter reports what a forward pass does, in order: a module is entered, an o
 This module turns the report into layers with canonical names, so that the rule stands in one place:
 
 - a module's output has the module's dotted path; its k-th call in one pass (k > 1) adds ``:k``;
+- of a module that puts out several tensors (a tuple, a dict) the first one has the plain name, the others add where
+  they lie: ``lstm[1.0]``, ``backbone[aux]``;
 - a *leaf* is a module that called no other module; what it does inside belongs to it and has no name of its own;
 - an operation outside a leaf is ``<scope>.<op>``, the next one of the same kind in that scope ``<scope>.<op>_1``;
 - the root's own output has no name: it is the model's output, not a layer.
@@ -42,7 +44,7 @@ class _Call(Generic[V]):
     path: str
     kind: str
     inside: list[_Call[V] | _Op[V]] = field(default_factory=list)
-    value: V | None = None
+    values: list[tuple[str, V]] = field(default_factory=list)
 
     @property
     def is_leaf(self) -> bool:
@@ -71,9 +73,12 @@ class PassTrace(Generic[V]):
         """Record an operation (canonical name, see `fmx.ops`) of the running module."""
         self._stack[-1].inside.append(_Op(op, value))
 
-    def exit(self, value: V | None) -> None:
-        """Record that the running module ends; None where its output is no single value."""
-        self._stack.pop().value = value
+    def exit(self, *values: tuple[str, V]) -> None:
+        """Record that the running module ends, with where in its output each tensor lies: ``("1.0", value)``.
+
+        The place of a module's only tensor is never shown; give it as ``("", value)``.
+        """
+        self._stack.pop().values = list(values)
 
     def named(self) -> list[NamedValue[V]]:
         """Name all recorded values, in the order of completion.
@@ -104,8 +109,8 @@ class PassTrace(Generic[V]):
                 nth = f":{calls[item.path]}" if calls[item.path] > 1 else ""
                 if not item.is_leaf:
                     self._name_inside(item, nth, calls, modules, out)
-                if item.value is not None:
-                    out.append(NamedValue(item.path + nth, item.kind, item.value))
+                for i, (place, value) in enumerate(item.values):
+                    out.append(NamedValue(item.path + nth + (f"[{place}]" if i else ""), item.kind, value))
             else:
                 name = self._op_name(prefix, item.op, ops, modules)
                 out.append(NamedValue(name + suffix, item.op, item.value))

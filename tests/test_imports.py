@@ -56,7 +56,8 @@ COMMANDS = ("", "layers", "extract", "info", "stats", "render", "render grid", "
 
 def test_help_imports_nothing_heavy() -> None:
     runs = "\n".join(
-        f"sys.argv = ['fmx', *{command.split()!r}, '--help']\ntry: main()\nexcept SystemExit as end: assert not end.code"
+        f"sys.argv = ['fmx', *{command.split()!r}, '--help']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code"
         for command in COMMANDS
     )
     assert not imported_by(f"from fmx.cli import main\n{runs}") & (HEAVY | {"numpy"})

@@ -23,7 +23,7 @@ def record(*events):
         trace.enter(path, path.upper())
         for one in inside:
             play(one)
-        trace.exit(next(count))
+        trace.exit(("", next(count)))
 
     for event in events:
         play(event)
@@ -41,8 +41,8 @@ class TestModules:
         assert trace.scope == "features"
         trace.enter("features.0", "Conv2d")
         assert trace.scope == "features.0"
-        trace.exit("conv")
-        trace.exit("all")
+        trace.exit(("", "conv"))
+        trace.exit(("", "all"))
         assert trace.scope == ""
         assert [(v.name, v.kind, v.value) for v in trace.named()] == [
             ("features.0", "Conv2d", "conv"),
@@ -62,12 +62,12 @@ class TestModules:
         trace = PassTrace()
         trace.enter("pair", "Pair")
         trace.enter("pair.one", "Linear")
-        trace.exit(1)
-        trace.exit(None)
+        trace.exit(("", 1))
+        trace.exit()
         trace.enter("pair", "Pair")
         trace.enter("pair.one", "Linear")
-        trace.exit(2)
-        trace.exit(3)
+        trace.exit(("", 2))
+        trace.exit(("", 3))
         assert [(v.name, v.value) for v in trace.named()] == [("pair.one", 1), ("pair.one:2", 2), ("pair:2", 3)]
 
     def test_nothing_recorded(self):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -61,6 +62,26 @@ def to_array(tensor: torch.Tensor) -> NDArray[Any]:
 def dtype_name(dtype: torch.dtype) -> str:
     """Give NumPy's name of a torch element type, as `to_array` hands it over."""
     return "float32" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch.")
+
+
+def tensors_in(value: object, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Find the tensors in what a module returned, with where they lie: ``("1.0", tensor)`` for ``value[1][0]``.
+
+    Goes into tuples, lists, mappings and dataclasses.
+    """
+    if isinstance(value, torch.Tensor):
+        yield place, value
+        return
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list | tuple):
+        items = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
+    else:
+        return
+    for key, inner in items:
+        yield from tensors_in(inner, f"{place}.{key}" if place else str(key))
 
 
 def is_layer_value(value: object) -> bool:

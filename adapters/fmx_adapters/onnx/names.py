@@ -10,7 +10,6 @@ gives what the batch norm gave, so it is listed under the batch norm's name: a n
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -112,14 +111,21 @@ def _from_metadata(graph: _Graph) -> list[Step] | None:
     for node in graph.nodes:
         meta = {p.key: p.value for p in node.metadata_props}
         (op, kind), group = graph.words(node), node.name
-        if _SCOPES in meta and _CLASSES in meta:
+        paths, classes = _names_in(meta.get(_SCOPES, "")), _names_in(meta.get(_CLASSES, ""))
+        if paths and classes:
             known += 1
-            paths, classes = ast.literal_eval(meta[_SCOPES]), ast.literal_eval(meta[_CLASSES])
             inner = zip(paths[:-1], classes[:-1], strict=False)
             modules = tuple(ModuleCall(path, kind.rpartition(".")[2]) for path, kind in inner if path)
             op, group = _aten_op(classes[-1]), paths[-1]
         steps.append(_step(node, modules, op, kind, group))
     return steps if known else None
+
+
+def _names_in(text: str) -> list[str]:
+    """Read a list of names that is written as Python would print it; anything else is no list of names."""
+    if re.fullmatch(r"\[(?:'[^'\\]*'(?:, )?)*\]", text) is None:
+        return []
+    return re.findall(r"'([^']*)'", text)
 
 
 def _aten_op(name: str) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from fmx_adapters._torch import (
     layer_info,
     picture_input,
     probe_batch,
+    tensors_in,
 )
 from fmx_adapters.pytorch.session import PyTorchSession
 from fmx_adapters.pytorch.watch import Key, Watcher
@@ -104,22 +106,20 @@ class PyTorchModel:
         trace: PassTrace[tuple[Key, torch.Tensor]] = PassTrace()
         versions: dict[Key, tuple[torch.Tensor, int]] = {}
 
-        def seen(key: Key, value: Any) -> tuple[Key, torch.Tensor] | None:
-            if not is_layer_value(value):
-                return None
-            versions[key] = (value, value._version)
-            # Views and reused storage are fine here: only shape and type are read later.
-            return key, value
+        def seen(key: Key, output: Any) -> Iterator[tuple[str, tuple[Key, torch.Tensor]]]:
+            for place, value in tensors_in(output):
+                if is_layer_value(value):
+                    exact = key._replace(place=place)
+                    versions[exact] = (value, value._version)
+                    yield place, (exact, value)
+
+        def on_op(key: Key, op: str, output: Any) -> None:
+            for _, pair in itertools.islice(seen(key, output), 1):
+                trace.op(op, pair)
 
         watcher = Watcher(self.module)
         watcher.on_enter = trace.enter
-        watcher.on_exit = lambda key, value: trace.exit(seen(key, value))
-
-        def on_op(key: Key, op: str, value: Any) -> None:
-            pair = seen(key, value)
-            if pair is not None:
-                trace.op(op, pair)
-
+        watcher.on_exit = lambda key, output: trace.exit(*seen(key, output))
         watcher.on_op = on_op
         with evaluation_mode(self.module), torch.no_grad(), watcher:
             self.module(batch)

@@ -14,14 +14,13 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fmx.adapter import Capture, InputInfo, check_batch
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx_adapters._torch import as_batch, evaluation_mode, pick_device, to_array
+from fmx_adapters._torch import as_batch, evaluation_mode, pick_device, tensors_in, to_array
 from fmx_adapters.pytorch.watch import Key, Watcher
 
 
@@ -57,7 +56,8 @@ class PyTorchSession:
         ops_wanted = any(key.op for key in wanted)
         self._watcher = Watcher(self._module, None if ops_wanted else {key.path for key in wanted})
         self._watcher.on_exit = self._take
-        self._watcher.on_op = lambda key, _, value: self._take(key, value)
+        self._watcher.on_op = lambda key, _, output: self._take(key, output)
+        self._places = {key._replace(place="") for key in wanted}
         self._stack = ExitStack()
         self._taken: dict[Key, tuple[torch.Tensor, int]] = {}
 
@@ -106,19 +106,18 @@ class PyTorchSession:
             shape = "×".join(map(str, batch.shape[1:]))
             raise ModelError(f"{self._source} failed on samples of shape {shape}: {reason}") from error
 
-    def _take(self, key: Key, value: Any) -> None:
-        if key not in self._wanted:
+    def _take(self, key: Key, output: Any) -> None:
+        if key not in self._places:
             return
-        kept = value.clone() if key in self._copy else value
-        self._taken[key] = (kept, kept._version)
+        for place, value in tensors_in(output):
+            exact = key._replace(place=place)
+            if exact in self._wanted:
+                kept = value.clone() if exact in self._copy else value
+                self._taken[exact] = (kept, kept._version)
         if not self._outputs and len(self._taken) == len(self._wanted):
             raise _Enough
 
 
 def _named_outputs(result: Any) -> dict[str, NDArray[Any]]:
     """Name the tensors that a model returned: ``output``, or by key or position where there are several."""
-    if isinstance(result, torch.Tensor):
-        return {"output": to_array(result)}
-    pairs = result.items() if isinstance(result, Mapping) else enumerate(result)
-    named = {f"output.{key}": value for key, value in pairs if isinstance(value, torch.Tensor)}
-    return {key: np.asarray(to_array(value)) for key, value in named.items()}
+    return {f"output.{place}" if place else "output": to_array(value) for place, value in tensors_in(result)}

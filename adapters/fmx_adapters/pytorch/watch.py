@@ -19,12 +19,13 @@ from fmx.ops import canonical_op
 
 
 class Key(NamedTuple):
-    """Where in a pass a value arises."""
+    """Where in a pass a value arises; `place` is where it lies in what a module returned."""
 
     path: str
     call: int
     op: str = ""
     nth: int = 0
+    place: str = ""
 
 
 def _ignore(*_: Any) -> None:

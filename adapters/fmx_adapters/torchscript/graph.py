@@ -93,7 +93,7 @@ class InlinedGraph:
             return
         self.trace.enter(path, self._modules[path].original_name)
         self._expand(inside)
-        self.trace.exit(number if is_tensor else None)
+        self.trace.exit(*([("", number)] if is_tensor else []))
 
 
 def _between(marker: Any, call: Any) -> list[Any]:
