@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fmx.errors import ModelError, near_matches
@@ -24,6 +25,7 @@ from fmx.layers import LayerInfo, select_layers
 
 __all__ = [
     "Adapter",
+    "Batch",
     "Capture",
     "InputInfo",
     "Model",
@@ -32,11 +34,15 @@ __all__ = [
     "Session",
     "adapters",
     "check_batch",
+    "check_inputs",
     "load",
     "resolve",
 ]
 
 ENTRY_POINT_GROUP = "fmx.adapters"
+
+
+Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
 
 
 class Capture(dict[str, NDArray[Any]]):
@@ -86,8 +92,14 @@ class Session(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def run(self, batch: NDArray[Any]) -> Capture:
-        """Run one batch (sample, …) and return the wanted values, in the order of computation."""
+    def run(self, batch: Batch) -> Capture:
+        """Run one batch and return the wanted values, in the order of computation.
+
+        Parameters
+        ----------
+        batch : array (sample, …), or mapping of str to array
+            By the names of the model's inputs where it has several.
+        """
         ...
 
 
@@ -147,14 +159,20 @@ class OpenOptions:
     weights : str or None
         File with a state dict, or the name of a published set of weights, for sources that name an architecture.
     input_shape : tuple of int or None
-        Shape of one sample (without the batch axis), for models whose file does not say.
+        Shape of one sample (without the batch axis), for models of one input whose file does not say.
+    inputs : tuple of InputInfo
+        The inputs by name, for models of several; empty where `input_shape` or nothing was given.
     layout : str or None
         ``"NCHW"`` or ``"NHWC"``: the axes of the picture the model takes; None to find out.
+    allow_partial : bool
+        Load weights that fit in part only.
     """
 
     weights: str | None = None
     input_shape: tuple[int, ...] | None = None
+    inputs: tuple[InputInfo, ...] = ()
     layout: str | None = None
+    allow_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,22 +264,27 @@ def load(
     source: Any,
     *,
     weights: str | Path | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int | str]] | None = None,
     layout: str | None = None,
+    allow_partial: bool = False,
 ) -> Model:
     """Open a model of any format.
 
     Parameters
     ----------
     source : str, path or model object
-        A TorchScript or ONNX file, ``torchvision:NAME``, ``package.module:factory``, a ``torch.nn.Module``, a
-        ScriptModule or an ``onnx.ModelProto``.
+        A TorchScript or ONNX file, ``torchvision:NAME``, ``timm:NAME``, ``package.module:factory``, a
+        ``torch.nn.Module``, a ScriptModule or an ``onnx.ModelProto``.
     weights : str or path, optional
         State dict for a source that names an architecture.
-    input_shape : sequence of int, optional
-        Shape of one sample without the batch axis, such as ``(3, 32, 32)``, for models that don't say.
+    input_shape : sequence of int, or mapping of str to sequence, optional
+        Shape of one sample without the batch axis, such as ``(3, 32, 32)``, for models that don't say; for models of
+        several inputs the shape of each by its name. A shape may begin with the name of an element type:
+        ``{"tokens": ("int64", 16), "scale": (1,)}``.
     layout : {"NCHW", "NHWC"}, optional
         Axes of the picture that the model takes.
+    allow_partial : bool
+        Load weights that fit in part only, and say in the model's notes what did not.
 
     Returns
     -------
@@ -273,16 +296,30 @@ def load(
         Nothing can open the source, or its adapter can't.
     """
     candidate = ModelSource(source)
+    named = input_shape if isinstance(input_shape, Mapping) else {}
+    single = None if input_shape is None or named else tuple(int(n) for n in input_shape)
     options = OpenOptions(
         weights=None if weights is None else str(weights),
-        input_shape=None if input_shape is None else tuple(input_shape),
+        input_shape=single,
+        inputs=tuple(_named_input(name, shape) for name, shape in named.items()),
         layout=layout,
+        allow_partial=allow_partial,
     )
     known = adapters()
     for adapter in known:
         if adapter.can_open(candidate):
             return adapter.open(candidate, options)
     raise _unknown(candidate, known)
+
+
+def _named_input(name: str, shape: Sequence[int | str]) -> InputInfo:
+    """Read ``("int64", 16)`` or ``(3, 32, 32)``."""
+    dtype = shape[0] if shape and isinstance(shape[0], str) else ""
+    lengths = tuple(int(n) for n in (shape[1:] if dtype else shape))
+    try:
+        return InputInfo(name, lengths, np.dtype(dtype or "float32").name)
+    except TypeError:
+        raise ModelError(f"There is no element type {dtype}: use float32, int64 and the like.") from None
 
 
 def _unknown(source: ModelSource, known: Sequence[Adapter]) -> ModelError:
@@ -314,6 +351,28 @@ def resolve(layers: Sequence[LayerInfo], wanted: Iterable[LayerInfo | str]) -> l
     if len(exact) == len(names):
         return exact
     return select_layers(layers, names)
+
+
+def check_inputs(batch: Batch, inputs: Sequence[InputInfo], source: str) -> dict[str, NDArray[Any]]:
+    """Check a batch against a model's inputs, and give it by the names of the inputs.
+
+    Raises
+    ------
+    ModelError
+        An input is missing, unknown, or has another shape; says what the model takes.
+    """
+    if isinstance(batch, Mapping):
+        given = dict(batch)
+    elif len(inputs) == 1:
+        given = {inputs[0].name: batch}
+    else:
+        given = {}
+    names = [info.name for info in inputs]
+    if sorted(given) != sorted(names):
+        raise ModelError(f"{source} takes the inputs {', '.join(names)}: give a mapping with an array for each.")
+    for info in inputs:
+        check_batch(given[info.name], info.shape, source if len(inputs) == 1 else f"{source} as {info.name}")
+    return {name: given[name] for name in names}
 
 
 def check_batch(batch: NDArray[Any], shape: Sequence[int], source: str) -> None:

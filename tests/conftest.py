@@ -133,3 +133,12 @@ def kit(tmp_path_factory: pytest.TempPathFactory, export: Callable[[Any, tuple[i
             pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "pictures" / label / f"{i}.png")
     return folder
+
+
+@pytest.fixture
+def place(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with the parts of the kit, as the current one."""
+    for part in kit.iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -36,15 +36,6 @@ def open_bug(what: str, *values: object) -> Any:
     return pytest.param(*values, marks=pytest.mark.xfail(reason=what, strict=True))
 
 
-@pytest.fixture
-def place(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own with the parts of the kit, as the current one."""
-    for part in kit.iterdir():
-        (tmp_path / part.name).symlink_to(part)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 # -- model files -----------------------------------------------------------------------------------
 
 
@@ -73,7 +64,7 @@ def test_truncated_weights(keep: float, cli: Cli, place: Path) -> None:
     [
         ("pictures", ("pictures is a folder",)),
         ("nowhere.pt", ("There is no model nowhere.pt",)),
-        ("trased.pt", ("did you mean traced.pt?",)),
+        ("trased.pt", ("did you mean traced.pt",)),
         ("inputs.npy", ("none of the formats",)),
         ("text.pt", ("text.pt is in none of the formats",)),
         ("text.onnx", ("text.onnx is no ONNX model",)),

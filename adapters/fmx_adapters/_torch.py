@@ -17,8 +17,10 @@ from fmx.errors import ModelError
 from fmx.layers import LayerInfo, native_dims
 
 T = TypeVar("T")
+I = TypeVar("I", InputInfo, tuple[InputInfo, ...])  # noqa: E741
 
 PROBE_BATCH = 2
+_TOKENS = 16
 _SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
 
 
@@ -103,25 +105,48 @@ def layer_info(name: str, kind: str, value: torch.Tensor) -> LayerInfo:
 def probe_batch(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Make the small batch on which a model is looked at; the same every time."""
     generator = torch.Generator().manual_seed(0)
+    if not dtype.is_floating_point:
+        return torch.randint(0, 2, (PROBE_BATCH, *shape), generator=generator).to(device=device, dtype=dtype)
     return torch.rand(PROBE_BATCH, *shape, generator=generator).to(device=device, dtype=dtype)
 
 
 def candidate_inputs(module: torch.nn.Module) -> list[InputInfo]:
     """List the inputs that a model may take, told from the first weight that it has, the likeliest first."""
-    for name, weight in module.named_parameters():
-        if weight.dim() == 4:
-            channels = int(weight.shape[1])
-            return [_picture(channels, size) for size in _SIZES]
-        if weight.dim() == 2 and name.endswith("weight"):
-            return [InputInfo("input", (int(weight.shape[1]),), assumed=f"{weight.shape[1]} numbers a sample")]
-    return [_picture(3, size) for size in _SIZES]
+    kind, weight = next(_weights(module), ("", torch.empty(0, 3, 0, 0)))
+    if kind == "Embedding":
+        return [InputInfo("input", (_TOKENS,), "int64", assumed=f"{_TOKENS} tokens")]
+    if kind in {"LSTM", "GRU", "RNN"}:
+        return [_assumed(_TOKENS, int(weight.shape[1]))]
+    return _BY_RANK[min(weight.dim(), 5)](int(weight.shape[1]))
+
+
+# What a first weight of so many axes takes, by its number of input channels.
+_BY_RANK: dict[int, Callable[[int], list[InputInfo]]] = {
+    5: lambda channels: [_assumed(channels, 16, size, size) for size in (112, 64, 32)],
+    4: lambda channels: [_picture(channels, size) for size in _SIZES],
+    3: lambda channels: [_assumed(channels, length) for length in (256, 64, 1024, 16000)],
+    # A linear layer takes plain numbers or tokens.
+    2: lambda channels: [_assumed(channels), _assumed(_TOKENS, channels)],
+}
+
+
+def _weights(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """List the weights in the order of the modules, with the kind of the module that each belongs to."""
+    for owner in module.modules():
+        for name, weight in owner.named_parameters(recurse=False):
+            if name.startswith(("weight", "in_proj_weight")) and weight.dim() > 1:
+                yield getattr(owner, "original_name", type(owner).__name__), weight
+
+
+def _assumed(*shape: int) -> InputInfo:
+    return InputInfo("input", shape, assumed="×".join(map(str, shape)))
 
 
 def _picture(channels: int, size: int) -> InputInfo:
     return InputInfo("input", (channels, size, size), layout="CHW", assumed=f"{channels}×{size}×{size}")
 
 
-def first_working(inputs: Sequence[InputInfo], attempt: Callable[[InputInfo], T], source: str) -> T:
+def first_working(inputs: Sequence[I], attempt: Callable[[I], T], source: str) -> T:
     """Return the first attempt that works.
 
     Raises
@@ -135,7 +160,8 @@ def first_working(inputs: Sequence[InputInfo], attempt: Callable[[InputInfo], T]
             return attempt(info)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             said = said or _first_line(error)
-    shapes = "×".join(map(str, inputs[0].shape))
+    first = inputs[0] if isinstance(inputs[0], tuple) else (inputs[0],)
+    shapes = " and ".join("×".join(map(str, info.shape)) for info in first)
     more = f" (and {len(inputs) - 1} other sizes)" if len(inputs) > 1 else ""
     raise ModelError(
         f"{source} does not run on a sample of shape {shapes}{more}: {said.rstrip('.')}; "
@@ -156,6 +182,15 @@ def picture_input(shape: Sequence[int], layout: str | None) -> InputInfo:
         return InputInfo("input", tuple(shape))
     hwc = layout == "NHWC" if layout else shape[-1] in {1, 3, 4} and shape[0] not in {1, 3, 4}
     return InputInfo("input", tuple(shape), layout="HWC" if hwc else "CHW")
+
+
+def input_dtype(info: InputInfo, module: torch.nn.Module) -> torch.dtype:
+    """Give the element type that a module takes: its weights' own for floating point, else what the input says."""
+    wanted: torch.dtype = getattr(torch, info.dtype)
+    if not wanted.is_floating_point:
+        return wanted
+    weights = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(weights, wanted)
 
 
 def as_batch(batch: NDArray[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -16,7 +16,7 @@ class PyTorchAdapter:
     """Opens torch modules, and sources that name how to build one."""
 
     name = "pytorch"
-    formats = "torchvision:NAME or package.module:factory with --weights STATE_DICT (PyTorch)"
+    formats = "torchvision:NAME, timm:NAME or package.module:factory with --weights STATE_DICT (PyTorch)"
 
     def can_open(self, source: ModelSource) -> bool:
         """See `fmx.adapter.Adapter`."""
@@ -39,7 +39,9 @@ def _is_script(source: ModelSource) -> bool:
 
 
 def _is_pickle(source: ModelSource) -> bool:
-    """Say whether the file is what torch.save writes: a zip with a pickle and no code, or a bare pickle."""
+    """Say whether the file holds weights: a zip with a pickle and no code, a bare pickle, or safetensors."""
+    if len(source.head) > 9 and source.head[8:9] == b"{" and int.from_bytes(source.head[:8], "little") < 2**30:
+        return True
     names = source.members
     if names:
         roots = {name.split("/", 1)[0] for name in names}

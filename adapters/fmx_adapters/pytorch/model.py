@@ -16,21 +16,24 @@ from fmx_adapters._torch import (
     evaluation_mode,
     fingerprint,
     first_working,
+    input_dtype,
     is_layer_value,
     layer_info,
     picture_input,
     probe_batch,
     tensors_in,
 )
-from fmx_adapters.pytorch.session import PyTorchSession
+from fmx_adapters.pytorch.session import PyTorchSession, split_arguments
 from fmx_adapters.pytorch.watch import Key, Watcher
 
 
 class _Probed:
     """What one pass over a small batch showed."""
 
-    def __init__(self, info: InputInfo, layers: list[LayerInfo], keys: dict[str, Key], overwritten: set[Key]):
-        self.input = info
+    def __init__(
+        self, inputs: tuple[InputInfo, ...], layers: list[LayerInfo], keys: dict[str, Key], overwritten: set[Key]
+    ) -> None:
+        self.inputs = inputs
         self.layers = layers
         self.keys = keys
         self.overwritten = overwritten
@@ -46,7 +49,7 @@ class PyTorchModel:
         self,
         module: torch.nn.Module,
         source: str,
-        inputs: Sequence[InputInfo],
+        inputs: Sequence[tuple[InputInfo, ...]],
         preprocessing: Mapping[str, Any] | None,
         notes: str = "",
     ) -> None:
@@ -66,8 +69,8 @@ class PyTorchModel:
 
     @property
     def inputs(self) -> list[InputInfo]:
-        """The input that the model was looked at with."""
-        return [self._probed.input]
+        """The inputs that the model was looked at with."""
+        return list(self._probed.inputs)
 
     @property
     def preprocessing(self) -> Mapping[str, Any] | None:
@@ -82,8 +85,9 @@ class PyTorchModel:
 
     def with_input(self, shape: Sequence[int]) -> PyTorchModel:
         """Return the same model for samples of another shape."""
-        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(self._candidates[0].layout)
-        return PyTorchModel(self.module, self.source, [picture_input(shape, layout)], self._preprocessing, self.notes)
+        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(self._candidates[0][0].layout)
+        taken = (picture_input(shape, layout),)
+        return PyTorchModel(self.module, self.source, [taken], self._preprocessing, self.notes)
 
     def session(
         self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
@@ -92,17 +96,17 @@ class PyTorchModel:
         probed = self._probed
         wanted = {probed.keys[layer.name]: layer for layer in resolve(probed.layers, layers)}
         return PyTorchSession(
-            self.module, self.source, probed.input, wanted, probed.overwritten, device=device, outputs=outputs
+            self.module, self.source, probed.inputs, wanted, probed.overwritten, device=device, outputs=outputs
         )
 
     @cached_property
     def _probed(self) -> _Probed:
         return first_working(self._candidates, self._probe, self.source)
 
-    def _probe(self, info: InputInfo) -> _Probed:
-        parameter = next(iter(self.module.parameters()), torch.zeros(()))
-        dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
-        batch = probe_batch(info.shape, dtype, parameter.device)
+    def _probe(self, inputs: tuple[InputInfo, ...]) -> _Probed:
+        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        batch = {i.name: probe_batch(i.shape, input_dtype(i, self.module), device) for i in inputs}
+        arguments, keywords = split_arguments(self.module, batch)
         trace: PassTrace[tuple[Key, torch.Tensor]] = PassTrace()
         versions: dict[Key, tuple[torch.Tensor, int]] = {}
 
@@ -122,9 +126,9 @@ class PyTorchModel:
         watcher.on_exit = lambda key, output: trace.exit(*seen(key, output))
         watcher.on_op = on_op
         with evaluation_mode(self.module), torch.no_grad(), watcher:
-            self.module(batch)
+            self.module(*arguments, **keywords)
         named = trace.named()
         layers = [layer_info(n.name, n.kind, n.value[1]) for n in named]
         keys = {n.name: n.value[0] for n in named}
         overwritten = {key for key, (value, version) in versions.items() if value._version != version}
-        return _Probed(info, layers, keys, overwritten)
+        return _Probed(inputs, layers, keys, overwritten)

@@ -9,7 +9,8 @@ copies, rather than giving a wrong value.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -17,10 +18,10 @@ from typing import Any, Self
 import torch
 from numpy.typing import NDArray
 
-from fmx.adapter import Capture, InputInfo, check_batch
+from fmx.adapter import Batch, Capture, InputInfo, check_inputs
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx_adapters._torch import as_batch, evaluation_mode, pick_device, tensors_in, to_array
+from fmx_adapters._torch import as_batch, evaluation_mode, input_dtype, pick_device, tensors_in, to_array
 from fmx_adapters.pytorch.watch import Key, Watcher
 
 
@@ -35,7 +36,7 @@ class PyTorchSession:
         self,
         module: torch.nn.Module,
         source: str,
-        info: InputInfo,
+        inputs: Sequence[InputInfo],
         wanted: Mapping[Key, LayerInfo],
         overwritten: set[Key],
         *,
@@ -43,13 +44,12 @@ class PyTorchSession:
         outputs: bool,
     ) -> None:
         self._source = source
-        self._input = info
+        self._inputs = list(inputs)
         self._wanted = wanted
         self._copy = {key for key in wanted if key in overwritten}
         self._outputs = outputs
         self._device = pick_device(device)
-        parameter = next(iter(module.parameters()), torch.zeros(()))
-        self._dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+        self._dtypes = {info.name: input_dtype(info, module) for info in inputs}
         on_device = all(t.device.type == self._device.type for t in module.state_dict().values())
         # The user's own module stays where it is.
         self._module = module if on_device else copy.deepcopy(module).to(self._device)
@@ -74,15 +74,15 @@ class PyTorchSession:
         self._stack.close()
         self._taken.clear()
 
-    def run(self, batch: NDArray[Any]) -> Capture:
-        """Run one batch (sample, …) and return the wanted values."""
-        check_batch(batch, self._input.shape, self._source)
-        tensor = as_batch(batch, self._dtype, self._device)
-        result = self._forward(tensor)
+    def run(self, batch: Batch) -> Capture:
+        """Run one batch and return the wanted values; see `fmx.adapter.Session`."""
+        given = check_inputs(batch, self._inputs, self._source)
+        tensors = {name: as_batch(array, self._dtypes[name], self._device) for name, array in given.items()}
+        result = self._forward(tensors)
         late = {key for key, (value, version) in self._taken.items() if value._version != version}
         if late - self._copy:
             self._copy |= late
-            result = self._forward(tensor)
+            result = self._forward(tensors)
         missing = [layer.name for key, layer in self._wanted.items() if key not in self._taken]
         if missing:
             raise ModelError(
@@ -93,17 +93,18 @@ class PyTorchSession:
         self._taken.clear()
         return Capture(layers, {} if result is None else _named_outputs(result))
 
-    def _forward(self, batch: torch.Tensor) -> Any:
+    def _forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
+        arguments, keywords = split_arguments(self._module, batch)
         self._watcher.start_pass()
         self._taken.clear()
         try:
             with torch.no_grad():
-                return self._module(batch)
+                return self._module(*arguments, **keywords)
         except _Enough:
             return None
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            shape = "×".join(map(str, batch.shape[1:]))
+            shape = " and ".join("×".join(map(str, tensor.shape[1:])) for tensor in batch.values())
             raise ModelError(f"{self._source} failed on samples of shape {shape}: {reason}") from error
 
     def _take(self, key: Key, output: Any) -> None:
@@ -116,6 +117,16 @@ class PyTorchSession:
                 self._taken[exact] = (kept, kept._version)
         if not self._outputs and len(self._taken) == len(self._wanted):
             raise _Enough
+
+
+def split_arguments(
+    module: torch.nn.Module, batch: Mapping[str, torch.Tensor]
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """Pass several inputs by keyword where forward has parameters of these names, and all others in their order."""
+    parameters = inspect.signature(module.forward).parameters
+    if len(batch) == 1 or not set(batch) <= set(parameters):
+        return list(batch.values()), {}
+    return [], dict(batch)
 
 
 def _named_outputs(result: Any) -> dict[str, NDArray[Any]]:

@@ -1,13 +1,14 @@
-"""Building a torch module from what the user named, and reading state dicts as data."""
+"""Building a torch module from what the user named: a zoo's model, a factory, or the module itself."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import inspect
-import pickle
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,16 @@ from fmx.adapter import InputInfo, ModelSource, OpenOptions
 from fmx.errors import ModelError, near_matches
 from fmx_adapters._torch import candidate_inputs, picture_input
 from fmx_adapters.pytorch.model import PyTorchModel
+from fmx_adapters.pytorch.weights import apply_weights, read_state_dict
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+@dataclass(frozen=True)
+class _Built:
+    """A module with what is known about it."""
+
+    module: torch.nn.Module
+    preprocessing: Mapping[str, Any] | None = None
+    notes: str = ""
 
 
 def open_pytorch(source: ModelSource, options: OpenOptions) -> PyTorchModel:
@@ -31,34 +40,37 @@ def open_pytorch(source: ModelSource, options: OpenOptions) -> PyTorchModel:
     """
     if source.path is not None:
         raise _bare_weights(source.path)
-    preprocessing: Mapping[str, Any] | None = None
-    assumed = ""
     if not isinstance(source.spec, str):
-        module = source.spec
-        _apply_weights(module, options.weights)
-    elif source.spec.startswith("torchvision:"):
-        module, preprocessing, assumed = _torchvision(source.spec.partition(":")[2], options)
+        built = _with_weights(source.spec, options)
     else:
-        module = _factory(source.spec)
-        _apply_weights(module, options.weights)
-    inputs = _inputs(module, options, preprocessing)
-    return PyTorchModel(module, source.text, inputs, preprocessing, notes=assumed)
+        head, _, name = source.spec.partition(":")
+        build = _ZOOS.get(head)
+        built = build(name, options) if build else _with_weights(_factory(source.spec), options)
+    inputs = _inputs(built, options)
+    return PyTorchModel(built.module, source.text, inputs, built.preprocessing, notes=built.notes)
 
 
-def _inputs(module: torch.nn.Module, options: OpenOptions, preprocessing: Mapping[str, Any] | None) -> list[InputInfo]:
+def _with_weights(module: torch.nn.Module, options: OpenOptions) -> _Built:
+    return _Built(module, notes=apply_weights(module, options.weights, allow_partial=options.allow_partial))
+
+
+def _inputs(built: _Built, options: OpenOptions) -> list[tuple[InputInfo, ...]]:
+    """List what the model may take, the likeliest first."""
+    if options.inputs:
+        return [options.inputs]
     if options.input_shape is not None:
-        return [picture_input(options.input_shape, options.layout)]
-    if preprocessing is not None and preprocessing.get("crop"):
-        height, width = preprocessing["crop"]
-        known = InputInfo("input", (3, height, width), layout="CHW")
-        return [known, *candidate_inputs(module)]
-    return candidate_inputs(module)
+        return [(picture_input(options.input_shape, options.layout),)]
+    guesses: list[tuple[InputInfo, ...]] = [(info,) for info in candidate_inputs(built.module)]
+    if built.preprocessing is not None and built.preprocessing.get("crop"):
+        height, width = built.preprocessing["crop"]
+        guesses.insert(0, (InputInfo("input", (3, height, width), layout="CHW"),))
+    return guesses
 
 
-# -- architectures ---------------------------------------------------------------------------------
+# -- torchvision -----------------------------------------------------------------------------------
 
 
-def _torchvision(name: str, options: OpenOptions) -> tuple[torch.nn.Module, Mapping[str, Any] | None, str]:
+def _torchvision(name: str, options: OpenOptions) -> _Built:
     import torchvision.models as zoo
 
     arch, _, inner = name.partition(".")
@@ -72,22 +84,28 @@ def _torchvision(name: str, options: OpenOptions) -> tuple[torch.nn.Module, Mapp
     # Without it, segmentation and detection models download a backbone.
     takes_backbone = "weights_backbone" in inspect.signature(zoo.get_model_builder(arch)).parameters
     extra = {"weights_backbone": None} if takes_backbone else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            module = zoo.get_model(arch, weights=chosen, **extra)
-        except OSError as error:  # what urllib raises where there is no network
-            raise ModelError(f"{chosen} can't be downloaded ({error}): give a file with --weights.") from None
+    module = _built_quietly(lambda: zoo.get_model(arch, weights=chosen, **extra), str(chosen))
     if inner:
         module = _attribute(module, inner, f"torchvision:{arch}")
     notes = ""
     if chosen is None and options.weights:
-        _apply_weights(module, options.weights)
-        chosen, notes = _published_as(Path(options.weights), published)
+        notes = apply_weights(module, options.weights, allow_partial=options.allow_partial)
+        chosen, assumed = _published_as(Path(options.weights), published)
+        notes = "; ".join(n for n in (notes, assumed) if n)
     elif chosen is None:
         chosen = published[0] if published else None
         notes = "random weights (seed 0), as no --weights were given"
-    return module, _preset(chosen), notes
+    return _Built(module, _preset(chosen), notes)
+
+
+def _built_quietly(build: Callable[[], torch.nn.Module], weights: str) -> torch.nn.Module:
+    """Build with the same random numbers every time, and say in a sentence when a download fails."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            return build()
+        except OSError as error:  # what urllib raises where there is no network
+            raise ModelError(f"{weights} can't be downloaded ({error}): give a file with --weights.") from None
 
 
 def _published_as(file: Path, published: list[Any]) -> tuple[Any, str]:
@@ -123,6 +141,47 @@ def _preset(weights: Any) -> Mapping[str, Any] | None:
     }
 
 
+# -- timm ------------------------------------------------------------------------------------------
+
+
+def _timm(name: str, options: OpenOptions) -> _Built:
+    try:
+        import timm
+    except ImportError:
+        raise ModelError("timm models need timm: pip install timm.") from None
+
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        raise ModelError(f"timm has no model {name}: {near_matches(name, known)}")
+    download = options.weights == "DEFAULT"
+    module = _built_quietly(lambda: timm.create_model(name, pretrained=download), f"The weights of timm:{name}")
+    notes = ""
+    if options.weights is None:
+        notes = "random weights (seed 0), as no --weights were given"
+    elif not download:
+        notes = apply_weights(module, options.weights, allow_partial=options.allow_partial)
+    return _Built(module, _timm_settings(timm.data.resolve_model_data_config(module), name), notes)
+
+
+def _timm_settings(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    channels, height, width = config["input_size"]
+    if channels != 3:
+        return None
+    return {
+        "resize": [math.floor(side / config["crop_pct"]) for side in (height, width)]
+        if height != width
+        else math.floor(height / config["crop_pct"]),
+        "crop": [height, width],
+        "interpolation": config["interpolation"],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "source": f"timm {name}",
+    }
+
+
+# -- factories -------------------------------------------------------------------------------------
+
+
 def _factory(spec: str) -> torch.nn.Module:
     """Call ``package.module:factory``; the current folder can be imported from, as with ``python -m``."""
     module_name, _, attribute = spec.partition(":")
@@ -137,9 +196,9 @@ def _factory(spec: str) -> torch.nn.Module:
     finally:
         sys.path.remove(added)
     factory = _attribute(found, attribute, module_name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        built = factory if isinstance(factory, torch.nn.Module) else factory()
+    built = factory
+    if not isinstance(factory, torch.nn.Module):
+        built = _built_quietly(factory, f"What {spec} asks for")
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{spec} gave a {type(built).__name__}: it has to give a torch.nn.Module.")
     return built
@@ -154,57 +213,7 @@ def _attribute(holder: Any, path: str, where: str) -> Any:
     return holder
 
 
-# -- weights ---------------------------------------------------------------------------------------
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict as data; a pickle that would run code is refused.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, damaged, or holds something other than a state dict.
-    """
-    if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError(f"There are no weights {path}: {near_matches(path.name, siblings)}")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"{path} holds more than weights: fmx reads weights as data only and runs no code from a file; "
-            "save the model's state_dict() instead."
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} can't be read as weights ({reason}): copy or save it again.") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping) or not any(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise ModelError(f"{path} holds a {type(loaded).__name__}, no state dict: save model.state_dict().")
-    return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-
-
-def _apply_weights(module: torch.nn.Module, weights: str | None) -> None:
-    """Load a state dict that fits exactly; never a part of it."""
-    if weights is None:
-        return
-    state = read_state_dict(Path(weights))
-    own = module.state_dict()
-    missing = [k for k in own if k not in state]
-    unexpected = [k for k in state if k not in own]
-    wrong = [k for k, v in own.items() if k in state and state[k].shape != v.shape]
-    if missing or unexpected or wrong:
-        parts = [
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-            for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
-            if keys
-        ]
-        raise ModelError(
-            f"{weights} does not fit the model: {'; '.join(parts)}. Name the architecture that it was saved from."
-        )
-    module.load_state_dict(state)
+_ZOOS: dict[str, Callable[[str, OpenOptions], _Built]] = {"torchvision": _torchvision, "timm": _timm}
 
 
 def _bare_weights(path: Path) -> ModelError:
