@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.errors import ModelError, near_matches
+from fmx.errors import LayerError, ModelError, near_files
 from fmx.layers import LayerInfo, select_layers
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "adapters",
     "check_batch",
     "check_inputs",
+    "choose_layers",
     "load",
     "resolve",
 ]
@@ -84,7 +85,20 @@ class InputInfo:
 
 
 class Session(Protocol):
-    """A model prepared for chosen layers; a context manager that leaves the model as it was."""
+    """A model prepared for chosen layers; a context manager that leaves the model as it was.
+
+    Attributes
+    ----------
+    engine : str
+        What runs the model, and at which optimisation level.
+    engine_notes : sequence of str
+        Why it was chosen, in words for the user.
+    """
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def engine_notes(self) -> Sequence[str]: ...
 
     def __enter__(self) -> Self: ...
 
@@ -118,8 +132,6 @@ class Model(Protocol):
     inputs : sequence of InputInfo
     fingerprint : str
         sha256 over weights and graph, in hexadecimal.
-    engine : str
-        What runs the model and at which optimisation level, as recorded in stores.
     preprocessing : mapping or None
         How the model's pictures are prepared, where that is known (see `fmx.data.Preprocess`).
     notes : str
@@ -137,16 +149,24 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def engine(self) -> str: ...
-    @property
     def preprocessing(self) -> Mapping[str, Any] | None: ...
 
     def with_input(self, shape: Sequence[int]) -> Model:
         """Return the same model for samples of another shape (without the batch axis)."""
         ...
 
-    def session(self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False) -> Session:
-        """Prepare to capture `layers`; with `outputs` the model's outputs too."""
+    def session(
+        self,
+        layers: Iterable[LayerInfo | str],
+        *,
+        device: str = "cpu",
+        engine: str = "eager",
+        outputs: bool = False,
+    ) -> Session:
+        """Prepare to capture `layers`; with `outputs` the model's outputs too.
+
+        The engine ``eager`` is the exact reference, ``auto`` the fastest that agrees with it on the first batch.
+        """
         ...
 
 
@@ -295,6 +315,8 @@ def load(
     ModelError
         Nothing can open the source, or its adapter can't.
     """
+    if layout not in {None, "NCHW", "NHWC"}:
+        raise ModelError(f"There is no layout {layout}: use NCHW or NHWC.")
     candidate = ModelSource(source)
     named = input_shape if isinstance(input_shape, Mapping) else {}
     single = None if input_shape is None or named else tuple(int(n) for n in input_shape)
@@ -331,11 +353,23 @@ def _unknown(source: ModelSource, known: Sequence[Adapter]) -> ModelError:
     if isinstance(source.spec, str | Path):
         path = Path(source.spec)
         if path.is_dir():
-            return ModelError(f"{path} is a folder, not a model: {formats}.")
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = near_matches(path.name, siblings) if ":" not in str(source.spec) else f"fmx opens {formats}."
+            return ModelError(f"{path} is a folder, not a model: give {formats}.")
+        hint = f"fmx opens {formats}." if ":" in str(source.spec) else near_files(path)
         return ModelError(f"There is no model {source.spec}: {hint}")
     return ModelError(f"A {source.text} is no model that fmx opens: {formats}.")
+
+
+def choose_layers(model: Model, patterns: str | Iterable[str]) -> list[LayerInfo]:
+    """Select layers of a model; see `fmx.layers.select_layers`.
+
+    Raises
+    ------
+    LayerError
+        A pattern matches nothing, or the model has no layers at all.
+    """
+    if not model.layers:
+        raise LayerError(f"{model.source} has no layers: it is a single operation, or hands its input on.")
+    return select_layers(model.layers, patterns)
 
 
 def resolve(layers: Sequence[LayerInfo], wanted: Iterable[LayerInfo | str]) -> list[LayerInfo]:

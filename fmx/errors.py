@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
-__all__ = ["DataError", "FmxError", "LayerError", "ModelError", "StoreError", "near_matches"]
+__all__ = ["DataError", "FmxError", "LayerError", "ModelError", "StoreError", "near_files", "near_matches"]
 
 
 class FmxError(Exception):
@@ -29,6 +30,13 @@ class DataError(FmxError):
 
 class StoreError(FmxError):
     """A store that is missing, damaged, already there or made with other settings."""
+
+
+def near_files(path: Path) -> str:
+    """Say which files come near a path that is not there, as the end of an error sentence."""
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} is not there either."
+    return near_matches(path.name, sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".")))
 
 
 def near_matches(wanted: str, existing: Iterable[str], *, most: int = 4) -> str:

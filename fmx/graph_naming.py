@@ -8,7 +8,7 @@ puts out, and hands both to `fmx.naming`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fmx.naming import NamedValue, PassTrace
@@ -62,7 +62,12 @@ class Step:
     group: str
 
 
-def name_steps(steps: Sequence[Step], outputs: Iterable[str]) -> list[NamedValue[str]]:
+def name_steps(
+    steps: Sequence[Step],
+    outputs: Iterable[str],
+    *,
+    choose: Callable[[Sequence[str]], str | None] = lambda values: values[-1],
+) -> list[NamedValue[str]]:
     """Name the values of a graph, in the order of completion.
 
     Parameters
@@ -71,6 +76,9 @@ def name_steps(steps: Sequence[Step], outputs: Iterable[str]) -> list[NamedValue
         In the order of computation.
     outputs : iterable of str
         Values that the graph puts out.
+    choose : callable
+        Given the values that leave a module, in the order of computation, says which one bears the module's name;
+        None if that can't be told. The last one if left out.
     """
     users = _users(steps, outputs)
     trace: PassTrace[str] = PassTrace()
@@ -80,7 +88,8 @@ def name_steps(steps: Sequence[Step], outputs: Iterable[str]) -> list[NamedValue
     def leave(depth: int, end: int) -> None:
         while len(open_calls) > depth:
             _, start = open_calls.pop()
-            trace.exit(("", _leaving(steps, users, start, end)))
+            chosen = choose(_leaving(steps, users, start, end))
+            trace.exit(*([] if chosen is None else [("", chosen)]))
 
     for i, step in enumerate(steps):
         depth = _shared(open_calls, step.modules)
@@ -115,12 +124,10 @@ def _shared(open_calls: Sequence[tuple[ModuleCall, int]], modules: Sequence[Modu
     return depth
 
 
-def _leaving(steps: Sequence[Step], users: dict[str, list[int]], start: int, end: int) -> str:
-    """Give the last value of steps start…end-1 that something outside uses: what the module puts out."""
-    for step in reversed(steps[start:end]):
-        if any(not start <= user < end for user in users[step.value]):
-            return step.value
-    return steps[end - 1].value
+def _leaving(steps: Sequence[Step], users: dict[str, list[int]], start: int, end: int) -> list[str]:
+    """List the values of steps start…end-1 that something outside uses: what the module puts out."""
+    used = [s.value for s in steps[start:end] if any(not start <= user < end for user in users[s.value])]
+    return used or [steps[end - 1].value]
 
 
 def _leaf_kind(steps: Sequence[Step], start: int, module: ModuleCall) -> str:

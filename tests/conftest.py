@@ -38,7 +38,7 @@ FORMATS = (
     "scripted file",
     "legacy onnx",
     "dynamo onnx",
-    "dynamo onnx 1",
+    "dynamo onnx one",
 )
 
 

@@ -176,7 +176,7 @@ def made(tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fmx.store.schema.MOST_UNIT_SAMPLES", 1)
             with StoreWriter(tmp_path / "s", plan) as writer:
-                for unit in [writer.units()[i] for i in units]:
+                for unit in [writer.plan.units()[i] for i in units]:
                     writer.start_unit()
                     for name, array in values.items():
                         for level in range(2):

@@ -225,7 +225,7 @@ class TestOptions:
             ({"range": [1]}, "--range takes 2 numbers, not 1"),
             ({"mean": [1, 2]}, "--mean takes 1 or 3 numbers, not 2"),
             ({"channels": 1, "std": [1, 2, 3]}, "--std takes 1 numbers, not 3"),
-            ({"std": [1, 0, 1]}, "standard deviation of 0 can't be divided by: correct --std"),
+            ({"std": [1, 0, 1]}, "standard deviation is greater than 0: correct --std"),
             ({"layout": "HWC"}, "no layout HWC: use NCHW or NHWC"),
             ({"size": 0}, "--size"),
             ({"crop": -3}, "--crop"),

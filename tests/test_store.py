@@ -62,7 +62,7 @@ def put(writer, unit):
 
 def write(path, plan, **options):
     with StoreWriter(path, plan, **options) as writer:
-        for unit in writer.units():
+        for unit in writer.plan.units():
             put(writer, unit)
     return open_store(path)
 
@@ -150,7 +150,7 @@ class TestHalfThere:
         monkeypatch.setattr(schema, "MOST_UNIT_SAMPLES", 2)
         plan = a_plan(NUMBERS)
         with pytest.raises(RuntimeError, match="stop"), StoreWriter(tmp_path / "s", plan) as writer:
-            assert writer.units() == [range(0, 2), range(2, 4), range(4, 5)]
+            assert writer.plan.units() == [range(0, 2), range(2, 4), range(4, 5)]
             put(writer, range(0, 2))
             writer.start_unit()
             writer.put("conv1", slice(0, 1), np.zeros((1, 2, 3, 4), np.float32), noise=0)
@@ -170,7 +170,7 @@ sys.path.insert(0, sys.argv[1])
 import fmx.store.schema, test_store
 fmx.store.schema.MOST_UNIT_SAMPLES = 1
 writer = test_store.StoreWriter(pathlib.Path(sys.argv[2]), test_store.a_plan())
-for unit in writer.units()[:2]:
+for unit in writer.plan.units()[:2]:
     test_store.put(writer, unit)
 os._exit(9)"""
         done, store = run_python(code, GOLDEN.parents[1], tmp_path / "s"), open_store(tmp_path / "s")

@@ -58,7 +58,8 @@ def to_array(tensor: torch.Tensor) -> NDArray[Any]:
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
-    return tensor.cpu().numpy()
+    # Torch puts channels-last values in order with all threads; NumPy would use one.
+    return tensor.cpu().contiguous().numpy()
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -134,7 +135,8 @@ def _weights(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """List the weights in the order of the modules, with the kind of the module that each belongs to."""
     for owner in module.modules():
         for name, weight in owner.named_parameters(recurse=False):
-            if name.startswith(("weight", "in_proj_weight")) and weight.dim() > 1:
+            is_settled = not isinstance(weight, torch.nn.parameter.UninitializedParameter)
+            if name.startswith(("weight", "in_proj_weight")) and is_settled and weight.dim() > 1:
                 yield getattr(owner, "original_name", type(owner).__name__), weight
 
 
@@ -158,7 +160,7 @@ def first_working(inputs: Sequence[I], attempt: Callable[[I], T], source: str) -
     for info in inputs:
         try:
             return attempt(info)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        except Exception as error:  # whatever the model's own code does on an input that it does not take
             said = said or _first_line(error)
     first = inputs[0] if isinstance(inputs[0], tuple) else (inputs[0],)
     shapes = " and ".join("×".join(map(str, info.shape)) for info in first)
@@ -212,6 +214,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ModelError(f"There is no device '{name}': use cpu, cuda, cuda:1 or mps.") from None
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise ModelError(f"fmx does not run on {name}: use cpu, cuda, cuda:1 or mps.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ModelError(f"There is no {name} here ({count} CUDA devices found): use --device cpu.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import dask
 import pandas as pd
 import xarray as xr
 
@@ -63,7 +62,7 @@ def stats(store: Store, *, layers: str | Iterable[str] = "all", by: str | Sequen
     """
     chosen = [(info.name, store.layer(info.name)) for info in store.select(layers)]
     lazy = [reduce_array(d["activation"], Moments(), _check_dims(by, d["activation"], name)) for name, d in chosen]
-    states = dask.compute(*lazy)
+    states = store.compute(*lazy)
     return {name: _finalize(state, data.attrs) for (name, data), state in zip(chosen, states, strict=True)}
 
 

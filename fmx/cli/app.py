@@ -19,7 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 render = typer.Typer(help="Draw what a store holds.", no_args_is_help=True)
-app.add_typer(render, name="render")
+app.add_typer(render, name="render", epilog="Example: fmx render grid acts.zarr")
 
 
 def _version(shown: bool) -> None:
@@ -41,6 +41,7 @@ def common(
 def layers(
     model: opt.Model,
     weights: opt.Weights = None,
+    allow_partial: opt.AllowPartial = False,
     layers: opt.Layers = "all",
     input_shape: opt.InputShape = None,
     size: opt.Size = None,
@@ -49,14 +50,13 @@ def layers(
     json: opt.Json = False,
 ) -> None:
     """List a model's layers: name, kind, dims, shape, type and megabytes a sample."""
-    from fmx.adapter import load
+    from fmx.adapter import choose_layers, load
     from fmx.cli.output import note, print_json, print_table
     from fmx.extraction import PictureOptions
-    from fmx.layers import select_layers
 
     shape = opt.shape(input_shape) or PictureOptions(size=size, channels=channels, layout=layout).input_shape()
-    opened = load(model, weights=weights, input_shape=shape, layout=layout)
-    chosen = select_layers(opened.layers, layers)
+    opened = load(model, weights=weights, input_shape=shape, layout=layout, allow_partial=allow_partial)
+    chosen = choose_layers(opened, layers)
     if json:
         keys = ("name", "kind", "dims", "shape", "dtype")
         print_json([{k: getattr(layer, k) for k in keys} | {"bytes": layer.nbytes} for layer in chosen])
@@ -98,12 +98,16 @@ def extract(
     output: Annotated[str, typer.Option("--output", "-o", metavar="STORE", help="Where the store is made.")],
     layers: opt.Layers = "auto",
     weights: opt.Weights = None,
+    allow_partial: opt.AllowPartial = False,
     noise: Annotated[
         str, typer.Option(help="Levels of Gaussian noise, 0 (always there) to 1 of the way from black to white.")
     ] = "0",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples that the model runs at once.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    engine: Annotated[
+        str, typer.Option(help="auto: the fastest that agrees with the reference; eager: the reference; or a name.")
+    ] = "auto",
     outputs: Annotated[bool, typer.Option("--outputs", help="Keep the model's outputs too.")] = False,
     size: opt.Size = None,
     crop: opt.Crop = None,
@@ -131,9 +135,11 @@ def extract(
         seed=seed,
         batch_size=batch_size,
         device=device,
+        engine=engine,
         outputs=outputs,
         pictures=opt.pictures(size, crop, mean, std, value_range, channels, layout),
         weights=weights,
+        allow_partial=allow_partial,
         input_shape=opt.shape(input_shape),
         on_error=on_error,
         overwrite=overwrite,
@@ -146,7 +152,8 @@ def extract(
         store = settled.run(update)
     names = ", ".join(info.name for info in store.layers[:6]) + (", …" if len(store.layers) > 6 else "")
     count = len(store.samples)
-    say(f"{output}: {count} sample{'s' * (count != 1)} × {len(settled.noise)} noise levels of {names}")
+    levels = len(settled.noise)
+    say(f"{output}: {count} sample{'s' * (count != 1)} × {levels} noise level{'s' * (levels != 1)} of {names}")
     say(f"Next: fmx stats {output} · fmx render grid {output}")
 
 
@@ -208,7 +215,9 @@ def grid(
     timestep: Timestep = 0,
     output: Out = "out",
     scale: Annotated[int, typer.Option(help="Pixels of the page for one of the map; 1 is the layer's own size.")] = 1,
-    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "viridis",
+    cmap: Annotated[
+        str | None, typer.Option(help="Any matplotlib colormap (default: viridis, or RdBu_r where signed).")
+    ] = None,
     normalisation: Annotated[
         str, typer.Option(help="Range of the colours: filter (each map its own), layer, or signed.")
     ] = "filter",
@@ -219,7 +228,8 @@ def grid(
     from fmx.cli.output import say
     from fmx.store import open_store
 
-    look = {"scale": scale, "cmap": cmap, "normalisation": normalisation, "legend": legend}
+    colours = cmap or ("RdBu_r" if normalisation == "signed" else "viridis")
+    look = {"scale": scale, "cmap": colours, "normalisation": normalisation, "legend": legend}
     for path in draw_grids(open_store(store), layer, sample, noise, timestep, output, look):
         say(str(path))
 

@@ -50,6 +50,7 @@ def run_demo(folder: str) -> None:
     from fmx.extraction import PictureOptions, extract
 
     place = Path(folder)
+    _check_place(place / "acts.zarr")
     photos = [Path(data_dir) / name for name in _PHOTOS]
     say("EfficientNet-Lite0 (ImageNet) looks at two photographs, clean and with noise.")
     say()
@@ -70,6 +71,14 @@ def run_demo(folder: str) -> None:
     _say_stats(store)
     _draw(store, place)
     _say_next(store, place)
+
+
+def _check_place(store: Path) -> None:
+    """See that only the demo's own store is replaced."""
+    from fmx.store import open_store
+
+    if store.exists() and open_store(store).attributes["model"] != _MODEL:
+        raise FmxError(f"{store} is a store of yours: give the demo another folder with -o.")
 
 
 def _say_classes(store: Store) -> None:

@@ -19,14 +19,19 @@ def store_rows(store: Store) -> list[dict[str, Any]]:
         {
             "layer": info.name,
             "kind": info.kind,
-            "dims": " ".join(info.dims),
-            "shape": "×".join(map(str, info.shape)),
+            "dims": info.dims,
+            "shape": info.shape,
             "dtype": info.dtype,
-            "chunks": "×".join(map(str, _chunks(store, info.name))),
-            "mb": info.nbytes * lead[0] * lead[1] * lead[2] / 1e6,
+            "chunks": _chunks(store, info.name),
+            "bytes": info.nbytes * lead[0] * lead[1] * lead[2],
         }
         for info in store.layers
     ]
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    lists = {key: "×".join(map(str, row[key])) for key in ("shape", "chunks")}
+    return row | lists | {"dims": " ".join(row["dims"]), "mb": row["bytes"] / 1e6}
 
 
 def _chunks(store: Store, layer: str) -> tuple[int, ...]:
@@ -41,7 +46,7 @@ def describe_store(store: Store) -> None:
         say(f"{name:<14}{value}")
     say()
     headings = {"layer": "layer", "kind": "kind", "dims": "dims", "shape": "shape", "dtype": "dtype"}
-    print_table(store_rows(store), headings | {"chunks": "chunks", "mb": "MB"})
+    print_table([_shown(row) for row in store_rows(store)], headings | {"chunks": "chunks", "mb": "MB"})
 
 
 def _facts(store: Store, about: Any) -> dict[str, str]:

@@ -23,6 +23,9 @@ StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A store made by
 Weights = Annotated[
     str | None, typer.Option(help="State dict for a model that is named, or DEFAULT to download torchvision's.")
 ]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Load weights that fit in part only, and say what did not.")
+]
 InputShape = Annotated[
     str | None, typer.Option(help="Shape of one sample where the model doesn't say, e.g. 3,32,32.", metavar="C,H,W")
 ]

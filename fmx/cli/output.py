@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,7 @@ from rich.text import Text
 __all__ = ["note", "print_json", "print_table", "progress", "say"]
 
 _PIPE_WIDTH = 400
+_LEAST_NAME = 12
 
 
 def _console(stderr: bool = False) -> Console:
@@ -26,7 +27,7 @@ def _console(stderr: bool = False) -> Console:
 
 def say(text: str = "") -> None:
     """Print a line to standard output."""
-    _console().print(Text(text))
+    _console().print(Text(text), soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -54,13 +55,21 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *
         Keys of the rows and the headings above them.
     title : str
     """
+    console = _console()
     table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
-    numeric = {key for key in columns if all(isinstance(row.get(key), int | float) for row in rows)}
+    cells = {key: [_cell(row.get(key)) for row in rows] for key in columns}
+    widths = {key: max(map(len, [heading, *cells[key]])) for key, heading in columns.items()}
+    # Where a terminal is too narrow, only the first column, the names, loses something.
+    first = next(iter(columns))
+    room = console.width - sum(width + 2 for key, width in widths.items() if key != first)
     for key, heading in columns.items():
-        table.add_column(heading, justify="right" if key in numeric else "left", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(key))) for key in columns))
-    _console().print(table)
+        numeric = all(isinstance(row.get(key), int | float) for row in rows)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        width = min(widths[key], max(room, _LEAST_NAME)) if key == first else widths[key]
+        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

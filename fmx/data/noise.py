@@ -16,6 +16,8 @@ from fmx.errors import DataError
 
 __all__ = ["gaussian_noise", "noise_levels"]
 
+_HIGHEST = 1e6
+
 
 def noise_levels(levels: Iterable[float]) -> list[float]:
     """Order the levels of the noise axis: 0, the clean pass, always first, then rising, each once.
@@ -23,12 +25,14 @@ def noise_levels(levels: Iterable[float]) -> list[float]:
     Raises
     ------
     DataError
-        A level is negative or not finite.
+        A level is negative, not finite or beyond reason.
     """
     given = [float(level) for level in levels]
-    bad = [level for level in given if not np.isfinite(level) or level < 0]
+    bad = [level for level in given if not 0 <= level <= _HIGHEST]
     if bad:
-        raise DataError(f"Noise levels are standard deviations of 0 or more, not {bad[0]}: give --noise 0,0.2,0.4.")
+        raise DataError(
+            f"Noise levels are standard deviations from 0 to {_HIGHEST:g}, not {bad[0]:g}: give --noise 0,0.2,0.4."
+        )
     return sorted({0.0, *given})
 
 

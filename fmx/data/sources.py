@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fmx.errors import DataError, near_matches
+from fmx.errors import DataError, near_files
 
 __all__ = ["ArraySource", "PictureSource", "Sample", "Source", "open_source"]
 
@@ -138,13 +138,14 @@ def _open_path(path: Path) -> PictureSource | ArraySource:
     if path.is_dir():
         return PictureSource(_in_folder(path))
     if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"There is no {path}: {near_matches(path.name, siblings)}")
+        raise DataError(f"There is no {path}: {near_files(path)}")
     if _is_npy(path):
         try:
             return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
         except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"{path} can't be read as an array: {str(error).splitlines()[0]}") from None
+            raise DataError(
+                f"{path} can't be read as an array ({str(error).splitlines()[0].rstrip('.')}): save it again."
+            ) from None
     return PictureSource([Sample(path.name, str(path))])
 
 

@@ -31,6 +31,11 @@ class PictureOptions:
     channels : int or None
     layout : str or None
         ``NCHW`` or ``NHWC``.
+
+    Raises
+    ------
+    DataError
+        A value that no picture could be prepared with.
     """
 
     size: int | None = None
@@ -40,6 +45,22 @@ class PictureOptions:
     range: Sequence[float] | None = None
     channels: int | None = None
     layout: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, pixels in (("--size", self.size), ("--crop", self.crop)):
+            if pixels is not None and pixels < 1:
+                raise DataError(f"{name} takes a number of pixels, not {pixels}.")
+        if self.channels not in {None, 1, 3, 4}:
+            raise DataError(f"Pictures have 1, 3 or 4 channels, not {self.channels}: correct --channels.")
+        if self.layout is not None:
+            _layout(self.layout)
+        for name, values in (("--mean", self.mean), ("--std", self.std), ("--range", self.range)):
+            if values is not None and not np.all(np.isfinite(values)):
+                raise DataError(f"{name} takes finite numbers.")
+        if self.std is not None and min(self.std) <= 0:
+            raise DataError("A standard deviation is greater than 0: correct --std.")
+        if self.range is not None and len(set(_values("--range", self.range, {2}))) != 2:
+            raise DataError("--range takes two different numbers, for black and for white.")
 
     @property
     def given(self) -> bool:
@@ -62,22 +83,18 @@ class PictureOptions:
         Raises
         ------
         DataError
-            A number of values that fits no channels, a standard deviation of 0, or an unknown layout.
+            A number of values that fits no channels.
         """
         channels = base.channels if self.channels is None else self.channels
-        if channels not in {1, 3, 4}:
-            raise DataError(f"Pictures have 1, 3 or 4 channels, not {channels}: correct --channels.")
+        source = "as asked for" if base.source != "assumed" else "as asked for, the rest assumed"
         if not self.given:
             return base
         changes = self._sizes(base) | self._scaling(channels, keep=channels == base.channels)
         if self.layout is not None:
             changes["layout"] = _layout(self.layout)
-        return replace(base, **changes, channels=channels, source="as asked for")
+        return replace(base, **changes, channels=channels, source=source)
 
     def _sizes(self, base: Preprocess) -> dict[str, Any]:
-        for name, value in (("--size", self.size), ("--crop", self.crop)):
-            if value is not None and value < 1:
-                raise DataError(f"{name} takes a number of pixels, not {value}.")
         changes: dict[str, Any] = {}
         if self.size is not None:
             changes |= {"resize": self.size, "crop": (self.size, self.size)}
@@ -99,8 +116,6 @@ class PictureOptions:
             changes["mean"] = _values("--mean", self.mean, {1, channels})
         if self.std is not None:
             changes["std"] = _values("--std", self.std, {1, channels})
-            if 0 in changes["std"]:
-                raise DataError("A standard deviation of 0 can't be divided by: correct --std.")
         return changes
 
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fmx.adapter import Capture, Model, Session, load
+from fmx.adapter import Capture, Model, Session, choose_layers, load
 from fmx.data import ArraySource, PictureSource, Preprocess, noise_levels, open_source
 from fmx.errors import DataError
 from fmx.extraction.feed import Fed, Feed
 from fmx.extraction.prepare import PictureOptions, choose_preprocess, fit_input
-from fmx.layers import LayerInfo, select_layers
+from fmx.layers import LayerInfo
 from fmx.store import Store, StorePlan, StoreWriter, open_store, prepare_place
 
 __all__ = ["Extraction", "Progress", "extract", "prepare"]
 
 Progress = Callable[[int, int], None]
 DEFAULT_BATCH = 32
+_FEW_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -54,42 +56,55 @@ class Extraction:
     seed: int
     batch_size: int
     device: str
+    engine: str
     outputs: bool
     path: Path
     overwrite: bool
 
     def run(self, progress: Progress | None = None) -> Store:
         """Run the model over all samples and return the finished store."""
-        with self.model.session(self.layers, device=self.device, outputs=self.outputs) as session:
-            plan = self._plan(session)
-            with StoreWriter(self.path, plan, overwrite=self.overwrite) as writer:
-                self._stream(session, writer, progress or _silent)
+        session = self.model.session(self.layers, device=self.device, engine=self._engine(), outputs=self.outputs)
+        with session:
+            plan = self._plan()
+            with self._feed(plan) as feed:
+                # The first batch settles the engine; only then there is something to write down.
+                batches = iter(feed)
+                first = next(batches)
+                captured = [(first, session.run(first.values))]
+                rest = ((fed, session.run(fed.values)) for fed in batches)
+                plan = replace(plan, attributes=self._attributes(session))
+                with StoreWriter(self.path, plan, overwrite=self.overwrite) as writer:
+                    self._stream(chain(captured, rest), writer, progress or _silent)
         return open_store(self.path)
 
-    def _stream(self, session: Session, writer: StoreWriter, progress: Progress) -> None:
-        units = writer.units()
-        total = len(self.source.samples)
-        feed = Feed(
+    def _engine(self) -> str:
+        """Take the reference where choosing an engine would take longer than it could save."""
+        runs = len(self.source.samples) * len(self.noise) / self.batch_size
+        return "eager" if self.engine == "auto" and runs < _FEW_RUNS else self.engine
+
+    def _feed(self, plan: StorePlan) -> Feed:
+        return Feed(
             self.source,
             self.preprocess,
-            units=units,
+            units=plan.units(),
             batch_size=self.batch_size,
             noise=self.noise,
             seed=self.seed,
         )
-        last = len(self.noise) - 1
-        progress(0, total)
-        with feed:
-            for fed in feed:
-                if fed.rows.start == 0 and fed.level == 0:
-                    writer.start_unit()
-                _put(writer, fed, session.run(fed.values))
-                if fed.level == last:
-                    progress(fed.unit.start + fed.rows.stop, total)
-                    if fed.rows.stop == len(fed.unit):
-                        writer.finish_unit(fed.unit)
 
-    def _plan(self, session: Session) -> StorePlan:
+    def _stream(self, captured: Iterable[tuple[Fed, Capture]], writer: StoreWriter, progress: Progress) -> None:
+        total, last = len(self.source.samples), len(self.noise) - 1
+        progress(0, total)
+        for fed, capture in captured:
+            if fed.rows.start == 0 and fed.level == 0:
+                writer.start_unit()
+            _put(writer, fed, capture)
+            if fed.level == last:
+                progress(fed.unit.start + fed.rows.stop, total)
+                if fed.rows.stop == len(fed.unit):
+                    writer.finish_unit(fed.unit)
+
+    def _plan(self) -> StorePlan:
         samples = self.source.samples
         picture = None
         if self.preprocess is not None and self.preprocess.crop is not None:
@@ -100,26 +115,28 @@ class Extraction:
             labels=[s.label for s in samples],
             noise=self.noise,
             layers=self.layers,
-            attributes=self._attributes(),
+            attributes={},
             batch=self.batch_size,
             picture=picture,
-            outputs=self._output_shapes(session) if self.outputs else {},
+            outputs=self._output_shapes() if self.outputs else {},
         )
 
-    def _output_shapes(self, session: Session) -> dict[str, tuple[tuple[int, ...], str]]:
+    def _output_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Run one blank sample to learn what the model puts out."""
         info = self.model.inputs[0]
-        outputs = session.run(np.zeros((1, *info.shape), info.dtype)).outputs
+        with self.model.session(self.layers[:1], device=self.device, outputs=True) as session:
+            outputs = session.run(np.zeros((1, *info.shape), info.dtype)).outputs
         return {name: (tuple(array.shape[1:]), str(array.dtype)) for name, array in outputs.items()}
 
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self, session: Session) -> dict[str, Any]:
         model = self.model
         prepared = None if self.preprocess is None else self.preprocess.settings()
         return {
             "model": model.source,
             "fingerprint": model.fingerprint,
             "adapter": model.adapter,
-            "engine": model.engine,
+            "engine": session.engine,
+            "engine_notes": list(session.engine_notes),
             "device": self.device,
             "layers": [layer.name for layer in self.layers],
             "input_shape": list(model.inputs[0].shape),
@@ -165,9 +182,11 @@ def prepare(
     seed: int = 0,
     batch_size: int = DEFAULT_BATCH,
     device: str = "cpu",
+    engine: str = "auto",
     outputs: bool = False,
     pictures: PictureOptions | None = None,
     weights: str | Path | None = None,
+    allow_partial: bool = False,
     input_shape: Sequence[int] | None = None,
     on_error: str = "fail",
     overwrite: bool = False,
@@ -186,14 +205,14 @@ def prepare(
     if on_error not in {"fail", "skip"}:
         raise DataError(f"There is no way to handle errors called {on_error}: use fail or skip.")
     if not -(2**63) <= seed < 2**63:
-        raise DataError(f"The seed {seed} is too large: use one of at most 18 digits.")
+        raise DataError(f"--seed {seed} is too large: use a number of at most 18 digits.")
     options = pictures or PictureOptions()
     levels = noise_levels(noise)
     source = open_source(data)
-    opened = _open(model, source, options, weights, input_shape)
+    opened = _open(model, source, options, input_shape, {"weights": weights, "allow_partial": allow_partial})
     preprocess = choose_preprocess(opened, source, options)
     opened = fit_input(opened, source, preprocess)
-    chosen = select_layers(opened.layers, layers)
+    chosen = choose_layers(opened, layers)
     skipped: list[str] = []
     if on_error == "skip" and isinstance(source, PictureSource):
         source, skipped = source.readable()
@@ -208,6 +227,7 @@ def prepare(
         seed=seed,
         batch_size=batch_size,
         device=device,
+        engine=engine,
         outputs=outputs,
         path=path,
         overwrite=overwrite,
@@ -218,15 +238,15 @@ def _open(
     model: Any,
     source: PictureSource | ArraySource,
     options: PictureOptions,
-    weights: str | Path | None,
     input_shape: Sequence[int] | None,
+    asked: dict[str, Any],
 ) -> Model:
     if isinstance(model, Model):
         return model
     shape = input_shape or options.input_shape()
     if shape is None and isinstance(source, ArraySource) and not options.given:
         shape = source.shape
-    return load(model, weights=weights, input_shape=shape, layout=options.layout)
+    return load(model, input_shape=shape, layout=options.layout, **asked)
 
 
 def _notes(model: Model, preprocess: Preprocess | None) -> list[str]:
@@ -253,9 +273,11 @@ def extract(
     seed: int = 0,
     batch_size: int = DEFAULT_BATCH,
     device: str = "cpu",
+    engine: str = "auto",
     outputs: bool = False,
     pictures: PictureOptions | None = None,
     weights: str | Path | None = None,
+    allow_partial: bool = False,
     input_shape: Sequence[int] | None = None,
     on_error: str = "fail",
     overwrite: bool = False,
@@ -282,11 +304,14 @@ def extract(
         Samples that the model runs at once.
     device : str
         ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    engine : str
+        ``auto`` takes the fastest engine whose values on the first batch agree with the reference's within 1e-4 of
+        each layer's largest value; ``eager`` is the reference; a model lists the others when it is given a wrong one.
     outputs : bool
         Keep the model's outputs too.
     pictures : PictureOptions, optional
         Overrules how pictures are prepared.
-    weights, input_shape
+    weights, allow_partial, input_shape
         See `fmx.load`.
     on_error : {"fail", "skip"}
         What to do about pictures that can't be read; ``skip`` looks at every picture first and lists in the store
@@ -314,9 +339,11 @@ def extract(
         seed=seed,
         batch_size=batch_size,
         device=device,
+        engine=engine,
         outputs=outputs,
         pictures=pictures,
         weights=weights,
+        allow_partial=allow_partial,
         input_shape=input_shape,
         on_error=on_error,
         overwrite=overwrite,

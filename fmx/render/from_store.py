@@ -36,7 +36,7 @@ def grid_frames(
         The store has no such layer, sample, level or timestep, or the layer has no maps.
     """
     name = store.find_sample(str(sample))
-    array = _at(store.activation(layer), name, noise, timestep)
+    (array,) = store.compute(_at(store.activation(layer), name, noise, timestep))
     maps = check_maps(array.values, layer, [str(d) for d in array.dims])
     step = timestep if store.tree.sizes["timestep"] > 1 else None
     yield from grid_pages(maps, layer=layer, sample=name, noise=noise, timestep=step, **look)
@@ -76,17 +76,15 @@ def overlay_frame(
     if store.pictures is None:
         raise FmxError(f"{store.path} keeps no pictures, as its data were arrays: draw a grid instead.")
     name = store.find_sample(str(sample))
-    picture = store.pictures.sel(sample=name, timestep=timestep).values
+    (picture,) = store.compute(store.pictures.sel(sample=name, timestep=timestep))
     chosen = [info for info in store.select(layers) if {"y", "x"} <= set(info.dims) and "z" not in info.dims]
     if not chosen:
         raise FmxError("None of these layers has maps (y, x) that could be laid over a picture: choose others.")
-    heats = [
-        (info.name, _heat(_at(store.activation(info.name), name, noise, timestep), info, channel), None)
-        for info in chosen
-    ]
+    arrays = store.compute(*(_at(store.activation(info.name), name, noise, timestep) for info in chosen))
+    heats = [(info.name, _heat(array, info, channel), None) for info, array in zip(chosen, arrays, strict=True)]
     step = timestep if store.tree.sizes["timestep"] > 1 else None
     what = f"{channel} over channels" if channel in {"mean", "max"} else f"channel {channel}"
-    return overlay_figure(picture, heats, sample=f"{name} · {what}", noise=noise, timestep=step, **look)
+    return overlay_figure(picture.values, heats, sample=f"{name} · {what}", noise=noise, timestep=step, **look)
 
 
 def _heat(array: xr.DataArray, info: LayerInfo, channel: str | int) -> NDArray[Any]:

@@ -114,7 +114,7 @@ def overlay_figure(
     shown = _rgb(picture)
     factor = -(-ENLARGED_BELOW // max(shown.shape[:2]))
     large = shown.repeat(factor, axis=0).repeat(factor, axis=1)
-    panels = [Panel("input", large)]
+    panels = [Panel("clean input" if noise else "input", large)]
     for title, heat, fixed in heats:
         low, high = _ends(heat, *(fixed or (None, None)))
         laid = overlay(large, heat, alpha=alpha, cmap=cmap, threshold=threshold, low=low, high=high)

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import dask
 import numpy as np
 import xarray as xr
 import zarr
 
-from fmx.errors import StoreError, near_matches
+from fmx.errors import StoreError, near_files, near_matches
 from fmx.layers import LayerInfo, select_layers
 from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, layer_key
 from fmx.store.writer import is_fmx_store
@@ -90,6 +91,20 @@ class Store:
         """Leave out the samples that are not wholly there."""
         return data if self.complete.all() else data.isel(sample=np.flatnonzero(self.complete))
 
+    def compute(self, *lazy: Any) -> tuple[Any, ...]:
+        """Compute lazy values of this store together, in one read.
+
+        Raises
+        ------
+        StoreError
+            A part of the store can't be read, because it is truncated or altered.
+        """
+        try:
+            return tuple(dask.compute(*lazy))
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StoreError(f"{self.path} is damaged ({reason}): extract it again.") from error
+
     def _find(self, name: str) -> LayerInfo:
         exact = [info for info in self.layers if info.name == name]
         return exact[0] if exact else select_layers(self.layers, [name])[0]
@@ -146,8 +161,7 @@ def open_store(path: str | Path) -> Store:
     """
     place = Path(path)
     if not place.exists():
-        siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-        raise StoreError(f"There is no store {place}: {near_matches(place.name, siblings)}")
+        raise StoreError(f"There is no store {place}: {near_files(place)}")
     if not is_fmx_store(place):
         raise StoreError(f"{place} is no fmx store: make one with fmx extract.")
     root = zarr.open_group(place, mode="r")

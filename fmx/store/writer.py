@@ -101,6 +101,11 @@ class StorePlan:
         """Samples in a write unit."""
         return unit_size(self.sample_bytes, len(self.samples), self.batch)
 
+    def units(self) -> list[range]:
+        """List the units as ranges of sample positions."""
+        total = len(self.samples)
+        return [range(start, min(start + self.unit, total)) for start in range(0, total, self.unit)]
+
     def arrays(self) -> dict[str, ArraySpec]:
         """List the arrays by what fills them: a layer's name, ``inputs``, or ``outputs/<name>``."""
         lead = (len(self.samples), len(self.noise), self.timesteps)
@@ -148,6 +153,8 @@ def prepare_place(path: Path, *, overwrite: bool) -> None:
     StoreError
         Something is there already, and is not a store or may not be overwritten.
     """
+    if "://" in str(path) or str(path).startswith("s3:/"):
+        raise StoreError(f"{path} is an address, and stores are folders: give a path with -o.")
     if not path.exists():
         return
     is_store = path.is_dir() and is_fmx_store(path)
@@ -201,9 +208,14 @@ class StoreWriter:
         self._spare: list[dict[str, NDArray[Any]]] = []
 
     def _create_all(self, overwrite: bool) -> None:
-        """Make the whole hierarchy, with nothing in it but the labels."""
+        """Make the whole hierarchy, with nothing in it but the labels.
+
+        What is to be replaced stays until all of the new store is there.
+        """
+        self._place = self.path
         if overwrite and self.path.exists():
-            shutil.rmtree(self.path.resolve())
+            self._place = self.path.with_name(f".{self.path.name}.new")
+            shutil.rmtree(self._place, ignore_errors=True)
         about = {
             FORMAT_KEY: FORMAT,
             **self.plan.attributes,
@@ -211,15 +223,10 @@ class StoreWriter:
             # xarray's mark for what labels the axes without being an axis itself.
             "coordinates": "path label complete",
         }
-        self._root = zarr.create_group(self.path, zarr_format=3, attributes=about)
+        self._root = zarr.create_group(self._place, zarr_format=3, attributes=about)
         self._write_labels()
         self._arrays = {key: self._create(spec) for key, spec in self._specs.items()}
-        _consolidate(self.path)
-
-    def units(self) -> list[range]:
-        """List the units as ranges of sample positions."""
-        total = len(self.plan.samples)
-        return [range(start, min(start + self.plan.unit, total)) for start in range(0, total, self.plan.unit)]
+        _consolidate(self._place)
 
     def start_unit(self) -> None:
         """Take a buffer for the next unit."""
@@ -267,9 +274,19 @@ class StoreWriter:
                 self._wait()
                 with _written_to(self.path):
                     self._root.attrs["completeness"] = "complete"
-                    _consolidate(self.path)
+                    _consolidate(self._place)
+                    self._take_place()
         finally:
             self._thread.shutdown()
+            if self._place != self.path:
+                shutil.rmtree(self._place, ignore_errors=True)
+
+    def _take_place(self) -> None:
+        """Put the finished store where the one that it replaces is."""
+        if self._place != self.path:
+            shutil.rmtree(self.path.resolve())
+            self._place.rename(self.path.resolve())
+            self._place = self.path
 
     # -- making the hierarchy ----------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,9 +12,10 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from fmx.adapter import Capture, InputInfo, ModelSource, OpenOptions, check_batch, resolve
+from fmx.adapter import Batch, Capture, InputInfo, ModelSource, OpenOptions, Session, check_inputs, resolve
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo, native_dims
+from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters.onnx.graph import cut_graph, graph_inputs, hash_model, read_model
 from fmx_adapters.onnx.names import computed_values, named_values
 
@@ -86,17 +87,24 @@ class _Declared:
         return len(shape) == 3 and shape[2] in _PICTURE_CHANNELS and shape[0] not in _PICTURE_CHANNELS
 
 
-def _start(model: onnx.ModelProto, source: str, device: str) -> ort.InferenceSession:
+_LEVELS = {
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+def _start(model: onnx.ModelProto, source: str, device: str, level: str = "basic") -> ort.InferenceSession:
     """Start ONNX Runtime with just the provider that was asked for, so that it has nothing to complain about."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # From the level after basic on, values may differ in the last bits.
+    options.graph_optimization_level = _LEVELS[level]
     kind, _, index = device.partition(":")
     known: dict[str, Any] = {
         "cpu": "CPUExecutionProvider",
-        "cuda": ("CUDAExecutionProvider", {"device_id": int(index or 0)}),
+        "cuda": ("CUDAExecutionProvider", {"device_id": int(index) if index.isdigit() else 0}),
     }
-    if kind not in known:
+    if kind not in known or not (index.isdigit() or not index):
         raise ModelError(f"ONNX Runtime has no device '{device}': use cpu, cuda or cuda:1.")
     if kind == "cuda" and not _cuda_loads():
         raise ModelError(f"There is no {device} for ONNX Runtime here: use --device cpu.")
@@ -133,11 +141,6 @@ class OnnxModel:
         return f"<fmx model {self.source}: {len(self.layers)} layers>"
 
     @property
-    def engine(self) -> str:
-        """ONNX Runtime and its level; from ``extended`` on, values may differ in the last bits."""
-        return f"onnxruntime {ort.__version__} ORT_ENABLE_ALL"
-
-    @property
     def layers(self) -> list[LayerInfo]:
         """Every layer, in the order of computation."""
         return self._probed[0]
@@ -158,12 +161,20 @@ class OnnxModel:
         info = self._declared.input_info(OpenOptions(input_shape=tuple(shape), layout=layout))
         return OnnxModel(self.proto, self.source, self._declared, info)
 
-    def session(self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False) -> OnnxSession:
-        """Prepare to capture `layers`."""
+    def session(
+        self,
+        layers: Iterable[LayerInfo | str],
+        *,
+        device: str = "cpu",
+        engine: str = "eager",
+        outputs: bool = False,
+    ) -> Session:
+        """Prepare to capture `layers`; the engines are eager (basic optimisation only), auto and optimised."""
         known, values, batch = self._probed
         wanted = {layer.name: values[layer.name] for layer in resolve(known, layers)}
         extra = [output.name for output in self.proto.graph.output] if outputs else []
-        return OnnxSession(self, wanted, extra, batch, device)
+        build = partial(OnnxSession, self, wanted, extra, batch, device)
+        return pick_engine(engine, partial(build, "basic"), [Candidate("optimised", partial(build, "all"))])
 
     @cached_property
     def _probed(self) -> tuple[list[LayerInfo], dict[str, str], int | None]:
@@ -203,6 +214,8 @@ class OnnxModel:
 class OnnxSession:
     """An ONNX graph prepared for chosen layers; see `fmx.adapter.Session`."""
 
+    engine_notes: tuple[str, ...] = ()
+
     def __init__(
         self,
         model: OnnxModel,
@@ -210,7 +223,9 @@ class OnnxSession:
         extra: Sequence[str],
         batch: int | None,
         device: str,
+        level: str,
     ) -> None:
+        self._level = level
         self._model = model
         self._wanted = wanted
         self._extra = list(extra)
@@ -220,7 +235,7 @@ class OnnxSession:
 
     def __enter__(self) -> Self:
         values = list(dict.fromkeys([*self._wanted.values(), *self._extra]))
-        self._runner = _start(cut_graph(self._model.proto, values), self._model.source, self._device)
+        self._runner = _start(cut_graph(self._model.proto, values), self._model.source, self._device, self._level)
         return self
 
     def __exit__(
@@ -228,13 +243,18 @@ class OnnxSession:
     ) -> None:
         self._runner = None
 
-    def run(self, batch: NDArray[Any]) -> Capture:
-        """Run one batch (sample, …) and return the wanted values."""
+    @property
+    def engine(self) -> str:
+        """ONNX Runtime, its version and optimisation level."""
+        return f"onnxruntime {ort.__version__} ORT_ENABLE_{self._level.upper()}"
+
+    def run(self, batch: Batch) -> Capture:
+        """Run one batch and return the wanted values; see `fmx.adapter.Session`."""
         if self._runner is None:
             raise ModelError("This session is closed: use it inside its with statement.")
         info = self._model.inputs[0]
-        check_batch(batch, info.shape, self._model.source)
-        found = self._run(np.ascontiguousarray(batch, dtype=info.dtype), info)
+        (array,) = check_inputs(batch, [info], self._model.source).values()
+        found = self._run(np.ascontiguousarray(array, dtype=info.dtype), info)
         layers = {name: found[value] for name, value in self._wanted.items()}
         return Capture(layers, {name: found[name] for name in self._extra})
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
-from fmx.adapter import InputInfo, resolve
+from fmx.adapter import InputInfo, Session, resolve
 from fmx.layers import LayerInfo
 from fmx.naming import PassTrace
+from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters._torch import (
     evaluation_mode,
     fingerprint,
@@ -23,27 +25,30 @@ from fmx_adapters._torch import (
     probe_batch,
     tensors_in,
 )
-from fmx_adapters.pytorch.session import PyTorchSession, split_arguments
+from fmx_adapters.pytorch.engines import FORMS, export_onnx, wanted_paths
+from fmx_adapters.pytorch.session import PyTorchSession, name_outputs, split_arguments
 from fmx_adapters.pytorch.watch import Key, Watcher
 
 
+@dataclass(frozen=True)
 class _Probed:
-    """What one pass over a small batch showed."""
+    """What one pass over a small batch showed.
 
-    def __init__(
-        self, inputs: tuple[InputInfo, ...], layers: list[LayerInfo], keys: dict[str, Key], overwritten: set[Key]
-    ) -> None:
-        self.inputs = inputs
-        self.layers = layers
-        self.keys = keys
-        self.overwritten = overwritten
+    `normed` maps convolutions to the batch norms that read them; `outputs` names what the model returns.
+    """
+
+    inputs: tuple[InputInfo, ...]
+    layers: list[LayerInfo]
+    keys: dict[str, Key]
+    overwritten: set[Key]
+    normed: dict[str, str]
+    outputs: list[str]
 
 
 class PyTorchModel:
     """A torch module; see `fmx.adapter.Model`."""
 
     adapter = "pytorch"
-    engine = "eager"
 
     def __init__(
         self,
@@ -90,14 +95,38 @@ class PyTorchModel:
         return PyTorchModel(self.module, self.source, [taken], self._preprocessing, self.notes)
 
     def session(
-        self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
-    ) -> PyTorchSession:
-        """Prepare to capture `layers`."""
+        self,
+        layers: Iterable[LayerInfo | str],
+        *,
+        device: str = "cpu",
+        engine: str = "eager",
+        outputs: bool = False,
+    ) -> Session:
+        """Prepare to capture `layers`; the engines are eager, auto, channels-last, folded and onnxruntime."""
+        wanted = resolve(self._probed.layers, layers)
+        candidates = [
+            Candidate(name, partial(self._in_form, name, wanted, device=device, outputs=outputs)) for name in FORMS
+        ]
+        candidates.append(Candidate("onnxruntime", partial(self._in_onnx, wanted, device=device, outputs=outputs)))
+        reference = partial(self._running, self.module, wanted, device=device, outputs=outputs)
+        return pick_engine(engine, reference, candidates)
+
+    def _running(
+        self, module: torch.nn.Module, wanted: Sequence[LayerInfo], *, engine: str = "eager", **how: Any
+    ) -> Session:
         probed = self._probed
-        wanted = {probed.keys[layer.name]: layer for layer in resolve(probed.layers, layers)}
-        return PyTorchSession(
-            self.module, self.source, probed.inputs, wanted, probed.overwritten, device=device, outputs=outputs
-        )
+        keys = {probed.keys[layer.name]: layer for layer in wanted}
+        return PyTorchSession(module, self.source, probed.inputs, keys, probed.overwritten, engine=engine, **how)
+
+    def _in_form(self, form: str, wanted: Sequence[LayerInfo], **how: Any) -> Session:
+        paths = wanted_paths([self._probed.keys[layer.name] for layer in wanted])
+        return self._running(FORMS[form](self.module, self._probed.normed, paths), wanted, engine=form, **how)
+
+    def _in_onnx(self, wanted: Sequence[LayerInfo], **how: Any) -> Session:
+        from fmx.adapter import load
+
+        exported = load(export_onnx(self.module, self._probed.inputs, self._probed.outputs))
+        return exported.session([layer.name for layer in wanted], engine="optimised", **how)
 
     @cached_property
     def _probed(self) -> _Probed:
@@ -121,14 +150,31 @@ class PyTorchModel:
             for _, pair in itertools.islice(seen(key, output), 1):
                 trace.op(op, pair)
 
+        convolved: dict[int, str] = {}
+        normed: dict[str, str] = {}
+
+        def on_enter(path: str, module: torch.nn.Module, read: tuple[Any, ...]) -> None:
+            trace.enter(path, type(module).__name__)
+            if type(module).__name__.startswith("BatchNorm") and read and id(read[0]) in convolved:
+                normed[convolved[id(read[0])]] = path
+
+        def on_exit(key: Key, output: Any) -> None:
+            if type(modules[key.path]).__name__.startswith("Conv"):
+                convolved[id(output)] = key.path
+                alive.append(output)
+            trace.exit(*seen(key, output))
+
+        # Kept, so that no two values have the same identity.
+        alive: list[Any] = []
+        modules = dict(self.module.named_modules())
         watcher = Watcher(self.module)
-        watcher.on_enter = trace.enter
-        watcher.on_exit = lambda key, output: trace.exit(*seen(key, output))
+        watcher.on_enter = on_enter
+        watcher.on_exit = on_exit
         watcher.on_op = on_op
         with evaluation_mode(self.module), torch.no_grad(), watcher:
-            self.module(*arguments, **keywords)
+            result = self.module(*arguments, **keywords)
         named = trace.named()
         layers = [layer_info(n.name, n.kind, n.value[1]) for n in named]
         keys = {n.name: n.value[0] for n in named}
         overwritten = {key for key, (value, version) in versions.items() if value._version != version}
-        return _Probed(inputs, layers, keys, overwritten)
+        return _Probed(inputs, layers, keys, overwritten, normed, list(name_outputs(result)))

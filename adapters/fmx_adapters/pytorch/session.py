@@ -42,7 +42,10 @@ class PyTorchSession:
         *,
         device: str,
         outputs: bool,
+        engine: str = "eager",
     ) -> None:
+        self.engine = engine
+        self.engine_notes: list[str] = []
         self._source = source
         self._inputs = list(inputs)
         self._wanted = wanted
@@ -91,7 +94,7 @@ class PyTorchSession:
             )
         layers = {layer.name: to_array(self._taken[key][0]) for key, layer in self._wanted.items()}
         self._taken.clear()
-        return Capture(layers, {} if result is None else _named_outputs(result))
+        return Capture(layers, {} if result is None else name_outputs(result))
 
     def _forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
         arguments, keywords = split_arguments(self._module, batch)
@@ -129,6 +132,6 @@ def split_arguments(
     return [], dict(batch)
 
 
-def _named_outputs(result: Any) -> dict[str, NDArray[Any]]:
+def name_outputs(result: Any) -> dict[str, NDArray[Any]]:
     """Name the tensors that a model returned: ``output``, or by key or position where there are several."""
     return {f"output.{place}" if place else "output": to_array(value) for place, value in tensors_in(result)}

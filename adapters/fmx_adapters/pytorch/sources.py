@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -87,6 +88,8 @@ def _torchvision(name: str, options: OpenOptions) -> _Built:
     module = _built_quietly(lambda: zoo.get_model(arch, weights=chosen, **extra), str(chosen))
     if inner:
         module = _attribute(module, inner, f"torchvision:{arch}")
+        if not isinstance(module, torch.nn.Module):
+            raise ModelError(f"torchvision:{name} is a {type(module).__name__}, not a part of the network.")
     notes = ""
     if chosen is None and options.weights:
         notes = apply_weights(module, options.weights, allow_partial=options.allow_partial)
@@ -100,7 +103,8 @@ def _torchvision(name: str, options: OpenOptions) -> _Built:
 
 def _built_quietly(build: Callable[[], torch.nn.Module], weights: str) -> torch.nn.Module:
     """Build with the same random numbers every time, and say in a sentence when a download fails."""
-    with torch.random.fork_rng(devices=[]):
+    # torch reports downloads on standard output, which belongs to results.
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(sys.stderr):
         torch.manual_seed(0)
         try:
             return build()
@@ -193,15 +197,27 @@ def _factory(spec: str) -> torch.nn.Module:
         raise ModelError(
             f"{spec} can't be imported: {error}; install the package or run fmx from its folder."
         ) from None
+    except (Exception, SystemExit) as error:  # whatever the user's own code does
+        raise ModelError(f"{spec} can't be imported: {module_name} raises {_said(error)}") from error
     finally:
         sys.path.remove(added)
     factory = _attribute(found, attribute, module_name)
     built = factory
     if not isinstance(factory, torch.nn.Module):
-        built = _built_quietly(factory, f"What {spec} asks for")
+        try:
+            built = _built_quietly(factory, f"What {spec} asks for")
+        except ModelError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever the user's own code does
+            raise ModelError(f"{spec} can't be called without arguments: it raises {_said(error)}") from error
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{spec} gave a {type(built).__name__}: it has to give a torch.nn.Module.")
     return built
+
+
+def _said(error: BaseException) -> str:
+    first = str(error).splitlines()[0].rstrip(".") if str(error) else ""
+    return f"{type(error).__name__} ({first})." if first else f"{type(error).__name__}."
 
 
 def _attribute(holder: Any, path: str, where: str) -> Any:

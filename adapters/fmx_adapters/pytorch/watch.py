@@ -49,7 +49,7 @@ class Watcher:
         self._calls: Counter[str] = Counter()
         self._scopes: list[tuple[Key, Counter[str]]] = []
         self._stack = ExitStack()
-        self.on_enter: Callable[[str, str], None] = _ignore
+        self.on_enter: Callable[[str, torch.nn.Module, Any], None] = _ignore
         self.on_exit: Callable[[Key, Any], None] = _ignore
         self.on_op: Callable[[Key, str, Any], None] = _ignore
 
@@ -75,10 +75,10 @@ class Watcher:
         self._stack.close()
 
     def _before(self, path: str) -> Callable[..., None]:
-        def hook(module: torch.nn.Module, _: Any) -> None:
+        def hook(module: torch.nn.Module, inputs: Any) -> None:
             self._calls[path] += 1
             self._scopes.append((Key(path, self._calls[path]), Counter()))
-            self.on_enter(path, type(module).__name__)
+            self.on_enter(path, module, inputs)
 
         return hook
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from fmx.errors import ModelError, near_matches
+from fmx.errors import ModelError, near_files
+from fmx_adapters._archives import check_archive
 
 __all__ = ["apply_weights", "is_safetensors", "read_state_dict"]
 
@@ -31,8 +33,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         The file is missing, damaged, or holds something other than a state dict.
     """
     if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError(f"There are no weights {path}: {near_matches(path.name, siblings)}")
+        if path.is_dir():
+            raise ModelError(f"{path} is a folder: give a file with weights.")
+        raise ModelError(f"There are no weights {path}: {near_files(path)}")
     loaded = _read(path)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
@@ -45,12 +48,21 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _read(path: Path) -> object:
     with path.open("rb") as file:
         head = file.read(16)
+    if head.startswith(b"PK") and any("/code/" in name for name in check_archive(path)):
+        raise ModelError(f"{path} is a TorchScript model: open it as the model, without --weights.")
+    if head[:1] == b"\x08":
+        raise ModelError(f"{path} is an ONNX model: open it as the model, without --weights.")
+    if not head.startswith((b"PK", b"\x80")) and not is_safetensors(head):
+        raise ModelError(f"{path} holds no weights: give a state dict (.pth, .pt) or a .safetensors file.")
     try:
         if is_safetensors(head):
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch has to say about odd pickles is advice to read them unsafely.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(
             f"{path} holds more than weights, or is damaged: fmx reads weights as data only and runs no code from a "

@@ -1,34 +1,40 @@
-"""A ScriptModule as a model: layers from its graph, sessions from a rewritten copy of the graph."""
+"""A ScriptModule as a model: layers from one recorded pass, sessions from copies of its graph."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from types import TracebackType
-from typing import Any, Self
+from typing import NamedTuple
 
 import torch
-from numpy.typing import NDArray
 
-from fmx.adapter import Capture, InputInfo, ModelSource, OpenOptions, check_batch, resolve
+from fmx.adapter import InputInfo, ModelSource, OpenOptions, Session, resolve
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
+from fmx.naming import PassTrace
+from fmx_adapters._engines import pick_engine
 from fmx_adapters._torch import (
-    as_batch,
     candidate_inputs,
     evaluation_mode,
     fingerprint,
     first_working,
+    input_dtype,
     is_layer_value,
     layer_info,
-    pick_device,
     picture_input,
     probe_batch,
-    to_array,
 )
-from fmx_adapters.torchscript.graph import InlinedGraph, compile_graph
+from fmx_adapters.pytorch.watch import Key
+from fmx_adapters.torchscript.archive import load_archive
+from fmx_adapters.torchscript.graph import assigns
+from fmx_adapters.torchscript.record import Event, RecordedPass
+from fmx_adapters.torchscript.session import TorchScriptSession
+
+__all__ = ["TorchScriptModel", "open_torchscript"]
+
+Inputs = tuple[InputInfo, ...]
 
 
 def open_torchscript(source: ModelSource, options: OpenOptions) -> TorchScriptModel:
@@ -37,37 +43,64 @@ def open_torchscript(source: ModelSource, options: OpenOptions) -> TorchScriptMo
     Raises
     ------
     ModelError
-        The archive is damaged, or weights were given beside it.
+        The archive is damaged or not to be trusted, weights were given beside it, or its inputs are not those given.
     """
     if options.weights is not None:
         raise ModelError(f"{source.text} holds its own weights: leave --weights out.")
-    module = source.spec if source.path is None else _load(source)
-    given = options.input_shape
-    inputs = [picture_input(given, options.layout)] if given is not None else candidate_inputs(module)
-    return TorchScriptModel(module, source.text, inputs)
+    module = source.spec if source.path is None else load_archive(source.path)
+    return TorchScriptModel(module, source.text, _inputs(module, options, source.text))
 
 
-def _load(source: ModelSource) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        # torch.jit is deprecated upstream; the files are there all the same.
-        warnings.simplefilter("ignore")
-        try:
-            loaded: torch.jit.ScriptModule = torch.jit.load(str(source.path), map_location="cpu")  # type: ignore[no-untyped-call]
-            return loaded
-        except (RuntimeError, ValueError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), "").rstrip(".")
-            raise ModelError(f"{source.path} can't be read as TorchScript ({reason}): export it again.") from None
+def _inputs(module: torch.jit.ScriptModule, options: OpenOptions, source: str) -> list[Inputs]:
+    """List the sets of inputs to try."""
+    arguments = module._c._get_method("forward").schema.arguments[1:]
+    required = [a.name for a in arguments if not a.has_default_value()]
+    if options.inputs:
+        given = {info.name: info for info in options.inputs}
+        if not set(required) <= set(given) <= {a.name for a in arguments}:
+            raise ModelError(f"{source} takes the inputs {', '.join(required)}: give a shape for each of them.")
+        # Arguments go by their order, so that none may be left out before the last one that is given.
+        taken = [a.name for a in arguments if a.name in given]
+        if taken != [a.name for a in arguments[: len(taken)]]:
+            raise ModelError(f"{source} takes its inputs in the order {', '.join(a.name for a in arguments)}.")
+        return [tuple(given[name] for name in taken)]
+    if len(required) > 1:
+        example = " ".join(f"--input-shape {name}=3,32,32" for name in required)
+        raise ModelError(f"{source} takes {len(required)} inputs: give the shape of each, for example {example}.")
+    if options.input_shape is not None:
+        candidates = [picture_input(options.input_shape, options.layout)]
+    else:
+        candidates = candidate_inputs(module)
+    return [(info,) for info in candidates]
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """What one pass over a small batch showed; `sites` says where in the graph the layers were found."""
+
+    inputs: Inputs
+    layers: list[LayerInfo]
+    keys: dict[str, Key]
+    sites: dict[Key, int]
+    overwritten: set[int]
+
+
+class _Found(NamedTuple):
+    """A value of the probe pass."""
+
+    key: Key
+    event: Event
+    value: torch.Tensor
 
 
 class TorchScriptModel:
     """A ScriptModule; see `fmx.adapter.Model`."""
 
     adapter = "torchscript"
-    engine = "torchscript"
     preprocessing = None
     notes = ""
 
-    def __init__(self, module: torch.jit.ScriptModule, source: str, inputs: Sequence[InputInfo]) -> None:
+    def __init__(self, module: torch.jit.ScriptModule, source: str, inputs: Sequence[Inputs]) -> None:
         self.module = module
         self.source = source
         self._candidates = list(inputs)
@@ -78,12 +111,12 @@ class TorchScriptModel:
     @property
     def layers(self) -> list[LayerInfo]:
         """Every layer, in the order of computation."""
-        return self._probed[1]
+        return self._probed.layers
 
     @property
     def inputs(self) -> list[InputInfo]:
-        """The input that the model was looked at with."""
-        return [self._probed[0]]
+        """The inputs that the model was looked at with."""
+        return list(self._probed.inputs)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -92,92 +125,77 @@ class TorchScriptModel:
         return fingerprint(self.module.state_dict().items(), graph)
 
     def with_input(self, shape: Sequence[int]) -> TorchScriptModel:
-        """Return the same model for samples of another shape."""
-        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(self._candidates[0].layout)
-        return TorchScriptModel(self.module, self.source, [picture_input(shape, layout)])
+        """Return the same model for samples of another shape; of several inputs, the first one's shape changes."""
+        first, *others = self._candidates[0]
+        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(first.layout)
+        changed = replace(picture_input(shape, layout), name=first.name, dtype=first.dtype)
+        return TorchScriptModel(self.module, self.source, [(changed, *others)])
 
     def session(
-        self, layers: Iterable[LayerInfo | str], *, device: str = "cpu", outputs: bool = False
-    ) -> TorchScriptSession:
-        """Prepare to capture `layers`."""
-        info, known, numbers = self._probed
-        wanted = resolve(known, layers)
-        return TorchScriptSession(self, info, wanted, [numbers[w.name] for w in wanted], device, outputs)
+        self,
+        layers: Iterable[LayerInfo | str],
+        *,
+        device: str = "cpu",
+        engine: str = "eager",
+        outputs: bool = False,
+    ) -> Session:
+        """Prepare to capture `layers`; TorchScript has one engine, its own."""
+        probed = self._probed
+        wanted = {probed.keys[layer.name]: layer for layer in resolve(probed.layers, layers)}
+        last = {probed.sites[key] for key in wanted}
+
+        def own() -> TorchScriptSession:
+            return TorchScriptSession(
+                self.module,
+                self.source,
+                probed.inputs,
+                wanted,
+                probed.overwritten & last,
+                last,
+                device=device,
+                outputs=outputs,
+            )
+
+        return pick_engine(engine, own, [])
 
     @cached_property
-    def _probed(self) -> tuple[InputInfo, list[LayerInfo], dict[str, int]]:
-        with evaluation_mode(self.module), torch.no_grad():
-            inlined = InlinedGraph(self.module)
-            top = inlined.values()
-            named = [n for n in inlined.trace.named() if inlined.current(n.value) in top]
-            run = compile_graph(self.module, [n.value for n in named], keep_output=False)
+    def _probed(self) -> _Probed:
+        module = copy.deepcopy(self.module) if assigns(self.module) else self.module
+        with evaluation_mode(module), torch.no_grad():
+            recorded = RecordedPass(module)
 
-            def attempt(info: InputInfo) -> tuple[InputInfo, list[Any]]:
-                weights = next(iter(self.module.parameters()), torch.zeros(()))
-                batch = probe_batch(info.shape, weights.dtype, weights.device)
-                return info, list(run(self.module._c, batch))
+            def attempt(inputs: Inputs) -> _Probed:
+                weights = next(iter(module.parameters()), torch.zeros(()))
+                batch = [probe_batch(info.shape, input_dtype(info, module), weights.device) for info in inputs]
+                events, _ = recorded(*batch)
+                return _describe(inputs, events)
 
-            info, values = first_working(self._candidates, attempt, self.source)
-        pairs = [(n, v) for n, v in zip(named, values, strict=True) if is_layer_value(v)]
-        layers = [layer_info(n.name, n.kind, v) for n, v in pairs]
-        return info, layers, {n.name: n.value for n, _ in pairs}
+            return first_working(self._candidates, attempt, self.source)
 
 
-class TorchScriptSession:
-    """A ScriptModule prepared for chosen layers; see `fmx.adapter.Session`."""
-
-    def __init__(
-        self,
-        model: TorchScriptModel,
-        info: InputInfo,
-        wanted: Sequence[LayerInfo],
-        numbers: Sequence[int],
-        device: str,
-        outputs: bool,
-    ) -> None:
-        self._source = model.source
-        self._input = info
-        self._names = [layer.name for layer in wanted]
-        self._numbers = list(numbers)
-        self._device = pick_device(device)
-        self._outputs = outputs
-        on_device = all(t.device.type == self._device.type for t in model.module.state_dict().values())
-        # The user's own module stays where it is.
-        self._module = model.module if on_device else model.module.copy().to(self._device)
-        weights = next(iter(self._module.parameters()), torch.zeros(()))
-        self._dtype = weights.dtype
-        self._stack = ExitStack()
-        self._run: Callable[..., tuple[Any, ...]] | None = None
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(evaluation_mode(self._module))
-            self._run = compile_graph(self._module, self._numbers, keep_output=self._outputs)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._run = None
-        self._stack.close()
-
-    def run(self, batch: NDArray[Any]) -> Capture:
-        """Run one batch (sample, …) and return the wanted values."""
-        if self._run is None:
-            raise ModelError("This session is closed: use it inside its with statement.")
-        check_batch(batch, self._input.shape, self._source)
-        tensor = as_batch(batch, self._dtype, self._device)
-        try:
-            with torch.no_grad():
-                values = self._run(self._module._c, tensor)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ModelError(f"{self._source} failed: {reason}") from error
-        layers = {name: to_array(v) for name, v in zip(self._names, values, strict=False)}
-        extra = values[len(self._names) :]
-        return Capture(layers, {"output": to_array(extra[0])} if extra and _tensor(extra[0]) else None)
+def _describe(inputs: Inputs, events: Iterable[Event]) -> _Probed:
+    """Name what was recorded."""
+    trace: PassTrace[_Found] = PassTrace()
+    for event in events:
+        if event.site.event == "enter":
+            trace.enter(event.site.path, event.site.name)
+        elif event.site.event == "exit":
+            trace.exit(*_layer_values(event))
+        else:
+            for _, found in _layer_values(event):
+                trace.op(event.site.name, found)
+    named = trace.named()
+    found = [n.value for n in named]
+    return _Probed(
+        inputs,
+        layers=[layer_info(n.name, n.kind, n.value.value) for n in named],
+        keys={n.name: n.value.key for n in named},
+        sites={f.key: f.event.number for f in found},
+        overwritten={f.event.number for f in found if f.event.changed},
+    )
 
 
-def _tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
+def _layer_values(event: Event) -> Iterator[tuple[str, _Found]]:
+    for key, value in event.tensors():
+        if is_layer_value(value):
+            yield key.place, _Found(key, event, value)
