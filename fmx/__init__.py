@@ -10,12 +10,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmx import analyze, render
+    from fmx import analyze, render, testing
     from fmx.adapter import load
     from fmx.extraction import PictureOptions, extract
     from fmx.store import open_store
 
-__all__ = ["PictureOptions", "analyze", "extract", "load", "open_store", "render"]
+__all__ = ["PictureOptions", "analyze", "extract", "load", "open_store", "render", "testing"]
 
 __version__ = version("fmx")
 
@@ -25,7 +25,7 @@ _HOMES = {
     "load": "fmx.adapter",
     "open_store": "fmx.store",
 }
-_PACKAGES = {"analyze", "render"}
+_PACKAGES = {"analyze", "render", "testing"}
 
 
 def __getattr__(name: str) -> Any:
