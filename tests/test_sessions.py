@@ -79,6 +79,73 @@ def test_hooks_go_away_after_an_error() -> None:
     assert state(net) == before
 
 
+def test_several_sessions_on_one_model_do_not_see_each_other(model: fmx.adapter.Model) -> None:
+    with model.session(["stem.1"]) as short, model.session(["layer1.0.add", "fc"], outputs=True) as long:
+        early, late = short.run(batch()), long.run(batch())
+        assert list(early) == ["stem.1"]
+        assert list(late) == ["layer1.0.add", "fc"]
+        assert late.outputs
+        with model.session(["layer1"], engine="auto") as automatic:
+            assert list(automatic.run(batch())) == ["layer1"]
+        assert np.array_equal(short.run(batch())["stem.1"], early["stem.1"])
+
+
+@pytest.mark.parametrize("engine", ["channels-last", "folded", "onnxruntime", "auto"])
+@pytest.mark.parametrize("training", [True, False])
+def test_engines_give_the_references_values(engine: str, training: bool) -> None:
+    """Also for convolutions whose batch norm could be folded, which stay as they are when they are captured."""
+    net = tiny_resnet().train(training)
+    before = state(net)
+    model = fmx.load(net, input_shape=SHAPE)
+    names = ["layer1.0.add", "layer1.1.bn2", "fc"] + (["stem.0"] if engine != "onnxruntime" else [])
+    with model.session(names, outputs=True) as session:
+        expected = session.run(batch())
+    with model.session(names, engine=engine, outputs=True) as session:
+        session.run(batch())
+        got = session.run(batch())
+        assert session.engine
+        assert engine != "auto" or len(session.engine_notes) == 3
+    assert list(got.outputs) == list(expected.outputs)
+    for name in names:
+        assert got[name].flags.c_contiguous
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-4 * np.abs(expected[name]).max())
+    assert state(net) == before
+
+
+def test_engine_that_gives_other_values_is_not_used() -> None:
+    from fmx_adapters._engines import Candidate, pick_engine
+
+    model = fmx.load(tiny_resnet(), input_shape=SHAPE)
+    wrong_net = tiny_resnet()
+    wrong_net.layer1[0].bn2.weight.data *= 1.001
+    wrong = Candidate("wrong", lambda: fmx.load(wrong_net, input_shape=SHAPE).session(["layer1", "stem"]))
+    same = Candidate("same", lambda: model.session(["stem", "layer1"], engine="channels-last"))
+    with pick_engine("auto", lambda: model.session(["stem", "layer1"]), [wrong, same]) as session:
+        session.run(batch())
+        assert session.engine in {"eager", "channels-last"}
+        assert any(note.startswith("wrong: not used, layer1 differs by") for note in session.engine_notes)
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "difference"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0.0),
+        ([1.0, 2.2], [1.0, 2.0], 0.1),
+        ([np.nan, 2.0], [np.nan, 2.0], 0.0),
+        ([np.nan, 2.0], [1.0, 2.0], np.inf),
+        ([1.0, 2.0, 3.0], [1.0, 2.0], np.inf),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+    ],
+)
+def test_differences_are_relative_to_the_layers_largest_value(
+    got: list[float], wanted: list[float], difference: float
+) -> None:
+    from fmx_adapters._engines import largest_difference
+
+    found, _ = largest_difference({"a": np.array(got)}, {"a": np.array(wanted)})
+    assert found == pytest.approx(difference)
+
+
 def test_captured_values_survive_later_batches(model: fmx.adapter.Model) -> None:
     """Arrays that were handed over belong to the user: no later batch writes into them."""
     with model.session(["layer1.0.bn2", "layer1.1.relu:2"]) as session:

@@ -157,6 +157,42 @@ def extract(
     say(f"Next: fmx stats {output} · fmx render grid {output}")
 
 
+@app.command(epilog="Example: fmx bench torchvision:resnet18 --layers layer1,layer2,layer3,layer4")
+def bench(
+    model: opt.Model,
+    layers: opt.Layers = "auto",
+    weights: opt.Weights = None,
+    batch_size: Annotated[int, typer.Option(help="Samples that the model runs at once.")] = 32,
+    engines: Annotated[str, typer.Option(help="Engines to time, separated by commas.")] = "eager,auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
+    input_shape: opt.InputShape = None,
+    json: opt.Json = False,
+) -> None:
+    """Time the bare model and the capture of its layers, side by side."""
+    from fmx.adapter import load
+    from fmx.cli.output import print_json, print_table, progress
+    from fmx.extraction import bench as measure
+
+    opened = load(model, weights=weights, input_shape=opt.shape(input_shape))
+    asked = [name.strip() for name in engines.split(",") if name.strip()]
+    with progress("timing") as update:
+        rows = measure(
+            opened,
+            layers=layers,
+            batch_size=batch_size,
+            engines=asked,
+            device=device,
+            rounds=rounds,
+            progress=update,
+        )
+    if json:
+        print_json(rows)
+    else:
+        headings = {"what": "what", "engine": "engine", "images_per_s": "images/s", "ratio": f"× bare {asked[0]}"}
+        print_table(rows, headings)
+
+
 @app.command(epilog="Example: fmx info acts.zarr")
 def info(store: opt.StorePath, json: opt.Json = False) -> None:
     """Say what a store holds and how it was made."""

@@ -171,7 +171,7 @@ class PyTorchModel:
         watcher.on_enter = on_enter
         watcher.on_exit = on_exit
         watcher.on_op = on_op
-        with evaluation_mode(self.module), torch.no_grad(), watcher:
+        with evaluation_mode(self.module), torch.no_grad(), watcher, watcher.watch():
             result = self.module(*arguments, **keywords)
         named = trace.named()
         layers = [layer_info(n.name, n.kind, n.value[1]) for n in named]

@@ -98,10 +98,9 @@ class PyTorchSession:
 
     def _forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
         arguments, keywords = split_arguments(self._module, batch)
-        self._watcher.start_pass()
         self._taken.clear()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._watcher.watch():
                 return self._module(*arguments, **keywords)
         except _Enough:
             return None

@@ -7,8 +7,8 @@ for an operation, the operation's name and number within that call. Hooks exist 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -33,7 +33,7 @@ def _ignore(*_: Any) -> None:
 
 
 class Watcher:
-    """Reports the modules and operations of the passes that run inside the context.
+    """Has hooks on modules inside its context, and reports the passes that run inside `watch`.
 
     Parameters
     ----------
@@ -49,24 +49,32 @@ class Watcher:
         self._calls: Counter[str] = Counter()
         self._scopes: list[tuple[Key, Counter[str]]] = []
         self._stack = ExitStack()
+        # Several sessions may have hooks on the same module; each sees its own passes only.
+        self._watching = False
         self.on_enter: Callable[[str, torch.nn.Module, Any], None] = _ignore
         self.on_exit: Callable[[Key, Any], None] = _ignore
         self.on_op: Callable[[Key, str, Any], None] = _ignore
 
-    def start_pass(self) -> None:
-        """Count calls from the beginning."""
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Report the pass that runs inside; calls are counted from the beginning."""
         self._calls.clear()
         self._scopes = [(Key("", 1), Counter())]
+        with ExitStack() as stack:
+            if self._ops:
+                stack.enter_context(_OpMode(self._op))
+            self._watching = True
+            try:
+                yield
+            finally:
+                self._watching = False
 
     def __enter__(self) -> Self:
-        self.start_pass()
         for path, module in self._modules.items():
             before = module.register_forward_pre_hook(self._before(path), prepend=True)
-            after = module.register_forward_hook(self._after)
+            after = module.register_forward_hook(self._after())
             self._stack.callback(before.remove)
             self._stack.callback(after.remove)
-        if self._ops:
-            self._stack.enter_context(_OpMode(self._op))
         return self
 
     def __exit__(
@@ -76,15 +84,22 @@ class Watcher:
 
     def _before(self, path: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, inputs: Any) -> None:
+            if not self._watching:
+                return
             self._calls[path] += 1
             self._scopes.append((Key(path, self._calls[path]), Counter()))
             self.on_enter(path, module, inputs)
 
         return hook
 
-    def _after(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-        key, _ = self._scopes.pop()
-        self.on_exit(key, output)
+    def _after(self) -> Callable[..., None]:
+        # A function and not a method, as a copy of the module would copy a method's object with it.
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if self._watching:
+                key, _ = self._scopes.pop()
+                self.on_exit(key, output)
+
+        return hook
 
     def _op(self, op: str, value: Any) -> None:
         key, ops = self._scopes[-1]
