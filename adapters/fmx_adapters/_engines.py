@@ -71,12 +71,8 @@ class AutoSession:
         self._running: Session | None = None
         self._settled = False
         self._stack = ExitStack()
+        self.engine = "auto"
         self.engine_notes: list[str] = []
-
-    @property
-    def engine(self) -> str:
-        """The engine in use."""
-        return self._session.engine
 
     @property
     def _session(self) -> Session:
@@ -85,8 +81,12 @@ class AutoSession:
         return self._running
 
     def __enter__(self) -> Self:
-        self._running = self._stack.enter_context(self._reference())
+        self._use(self._reference)
         return self
+
+    def _use(self, engine: Callable[[], Session]) -> None:
+        self._running = self._stack.enter_context(engine())
+        self.engine = self._running.engine
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,7 +113,7 @@ class AutoSession:
                 self.engine_notes.append(f"{candidate.name}: {base / seconds:.2f}× {name}")
                 if seconds < fastest:
                     fastest, best = seconds, candidate.open
-        self._running = self._stack.enter_context(best())
+        self._use(best)
 
     def _try(self, candidate: Candidate, batch: Batch, expected: Capture) -> float | None:
         """Give the seconds that a candidate takes, or None for one that fails or gives other values."""
