@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 
 from fmx.errors import ModelError
+from fmx_adapters.onnx.external import check_external, external_bytes, is_external
 
 __all__ = ["cut_graph", "graph_inputs", "hash_model", "read_model"]
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its external data, which may lie only inside the model's folder.
+    """Read an ONNX file; external data stays where it is, checked to lie inside the model's folder.
 
     Raises
     ------
@@ -24,14 +25,14 @@ def read_model(path: Path) -> onnx.ModelProto:
         The file is no ONNX graph, is damaged, or its external data is missing or elsewhere.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError):
         raise ModelError(f"{path} is no ONNX model, or is truncated: copy or export it again.") from None
-    except (onnx.checker.ValidationError, FileNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path} can't be read with its external data: {reason}") from None
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror or error}.") from None
     if not model.graph.node:
         raise ModelError(f"{path} holds no graph, or is truncated: copy or export it again.")
+    check_external(model, path)
     return model
 
 
@@ -67,7 +68,9 @@ def cut_graph(model: onnx.ModelProto, wanted: Sequence[str]) -> onnx.ModelProto:
     cut.graph.node.extend(node for i, node in enumerate(graph.node) if i in needed)
     cut.graph.initializer.extend(i for i in graph.initializer if i.name in names)
     cut.graph.sparse_initializer.extend(graph.sparse_initializer)
-    cut.graph.input.extend(i for i in graph.input if i.name in names)
+    # All inputs that are fed stay, so that every session is fed alike.
+    fed = {i.name for i in graph_inputs(graph)}
+    cut.graph.input.extend(i for i in graph.input if i.name in names or i.name in fed)
     known = {output.name: output for output in graph.output}
     cut.graph.output.extend(known.get(n) or onnx.helper.make_empty_tensor_value_info(n) for n in wanted)
     return cut
@@ -79,11 +82,15 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     for attribute in node.attribute:
         for graph in [attribute.g, *attribute.graphs]:
             inside = {name for inner in graph.node for name in inner.output}
-            names += [name for inner in graph.node for name in _reads(inner) if name not in inside]
+            inside |= {i.name for i in graph.input} | {i.name for i in graph.initializer}
+            read = [name for inner in graph.node for name in _reads(inner)]
+            # A branch may also hand on a value from outside as it is.
+            read += [output.name for output in graph.output]
+            names += [name for name in read if name not in inside]
     return names
 
 
-def hash_model(model: onnx.ModelProto) -> str:
+def hash_model(model: onnx.ModelProto, folder: Path) -> str:
     """Hash the graph and its weights with sha256, part by part, as the whole may be too large to serialise."""
     digest = hashlib.sha256()
     for node in model.graph.node:
@@ -95,9 +102,9 @@ def hash_model(model: onnx.ModelProto) -> str:
     for tensor in model.graph.initializer:
         digest.update(tensor.name.encode())
         digest.update(repr((tensor.data_type, list(tensor.dims))).encode())
-        digest.update(_raw(tensor))
+        if is_external(tensor):
+            for block in external_bytes(tensor, folder):
+                digest.update(block)
+        else:
+            digest.update(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
     return digest.hexdigest()
-
-
-def _raw(tensor: Any) -> bytes:
-    return tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()

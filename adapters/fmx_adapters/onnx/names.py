@@ -22,6 +22,7 @@ from onnx import numpy_helper
 from fmx.graph_naming import ModuleCall, Step, name_steps
 from fmx.naming import NamedValue
 from fmx.ops import canonical_op
+from fmx_adapters.onnx.external import is_external
 from fmx_adapters.onnx.vocabulary import words_of
 
 __all__ = ["computed_values", "named_values"]
@@ -80,7 +81,7 @@ def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[Named
 
 def _constants(graph: onnx.GraphProto) -> dict[str, Any]:
     """Map every value that does not depend on the input to its tensor, or to None where it is computed."""
-    known: dict[str, Any] = {i.name: i for i in graph.initializer}
+    known: dict[str, Any] = {i.name: None if is_external(i) else i for i in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
             known[node.output[0]] = next((a.t for a in node.attribute if a.name == "value"), None)
