@@ -50,7 +50,7 @@ class DeclaredInput:
             The user's word contradicts the graph.
         """
         if given is not None:
-            self._check(given)
+            given = self._in_order(given)
         sizes = tuple(given or self.shape)
         hwc = layout == "NHWC" if layout else self._channels_last(sizes)
         is_picture = len(sizes) == 3
@@ -61,16 +61,20 @@ class DeclaredInput:
         assumed = "×".join(map(str, shape)) if None in sizes else ""
         return InputInfo(self.name, shape, str(self.dtype), ("HWC" if hwc else "CHW") if is_picture else "", assumed)
 
-    def _check(self, given: Sequence[int]) -> None:
-        fits = len(given) == len(self.shape) and all(
-            size in {None, want} for size, want in zip(self.shape, given, strict=True)
+    def _in_order(self, given: Sequence[int]) -> Sequence[int]:
+        """Give the shape as the graph has it; of a picture, its channels may have been given first or last."""
+        orders = [given]
+        if len(given) == 3:
+            orders += [[given[1], given[2], given[0]], [given[2], given[0], given[1]]]
+        for order in orders:
+            if len(order) == len(self.shape) and all(
+                size in {None, want} for size, want in zip(self.shape, order, strict=True)
+            ):
+                return order
+        takes = "×".join("any" if s is None else str(s) for s in self.shape)
+        raise ModelError(
+            f"{self.source} takes samples of shape {takes}, not {'×'.join(map(str, given))}: prepare the data for it."
         )
-        if not fits:
-            takes = "×".join("any" if s is None else str(s) for s in self.shape)
-            raise ModelError(
-                f"{self.source} takes samples of shape {takes}, not {'×'.join(map(str, given))}: "
-                "prepare the data for it."
-            )
 
     @staticmethod
     def _channels_last(shape: Sequence[int | None]) -> bool:
