@@ -169,6 +169,20 @@ class Model(Protocol):
         """
         ...
 
+    def torch_module(self) -> Any:
+        """Return a differentiable torch module of the network, with weights of its own.
+
+        ``m(x)`` is the model's output; ``m.layer_names`` lists the layers; ``m.capture(x, names)`` gives their values
+        by name, and ``m.forward_with(x, names)`` the output together with values that it depends on, so that
+        ``torch.autograd.grad`` reaches any layer.
+
+        Raises
+        ------
+        ModelError
+            The format can't be turned into a torch module.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:

@@ -54,6 +54,9 @@ class NumpyNet:
     def with_input(self, shape: Sequence[int]) -> NumpyNet:
         raise ModelError(f"{self.source} takes samples of shape 3×8×10 only: prepare the data for it.")
 
+    def torch_module(self) -> Any:
+        raise ModelError(f"{self.source} is run by NumPy, which has no gradients.")
+
     def session(
         self,
         layers: Iterable[LayerInfo | str],

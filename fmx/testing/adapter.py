@@ -175,6 +175,47 @@ class AdapterTests:
         for name in names:
             self.close(got[name], self.expected()[name], TOLERANCE, name)
 
+    def test_differentiable_module_has_the_same_layers_and_gradients(self, model: Model) -> None:
+        """Or it says why the format has none."""
+        torch = pytest.importorskip("torch")
+        try:
+            module = model.torch_module()
+        except ModelError as error:
+            assert str(error).endswith(".")
+            return
+        batch = torch.from_numpy(self.reference.batch()).requires_grad_()
+        expected = self.expected()
+        assert module.layer_names == list(expected)
+        for name, value in module.capture(batch, list(expected)).items():
+            self.close(value.detach().numpy(), expected[name], TOLERANCE, name)
+        (got,) = torch.autograd.grad(module(batch)[:, 1].sum(), batch)
+        own = torch.from_numpy(self.reference.batch()).requires_grad_()
+        (wanted,) = torch.autograd.grad(self.reference.module()(own)[:, 1].sum(), own)
+        self.close(got.numpy(), wanted.numpy(), TOLERANCE, "gradient at the input")
+
+    @pytest.mark.parametrize("name", ["stem.1", "block.bn2", "block.add", "block"])
+    def test_gradients_reach_layers(self, model: Model, name: str) -> None:
+        """The gradient at a layer is what a small step of the layer's value changes in the output."""
+        torch = pytest.importorskip("torch")
+        try:
+            module = model.torch_module()
+        except ModelError:
+            return
+        batch = torch.from_numpy(self.reference.batch(2))
+        output, values = module.forward_with(batch, [name])
+        (gradient,) = torch.autograd.grad(output[:, 1].sum(), values[name])
+        assert gradient.shape == values[name].shape
+        own, inner = self.reference.module(), {}
+        for path in ("stem.1", "block.bn2", "block"):
+            own.get_submodule(path).register_forward_hook(
+                lambda _module, _inputs, out, path=path: (inner.setdefault(path, out), out.clone())[1]
+            )
+        result = own(batch)
+        # The sum is the batch norm's value plus the stem's: its gradient is that of either summand.
+        source = inner["block.bn2" if name == "block.add" else name]
+        (wanted,) = torch.autograd.grad(result[:, 1].sum(), source)
+        self.close(gradient.numpy(), wanted.numpy(), TOLERANCE, name)
+
     def test_unknown_layer_is_named(self, model: Model) -> None:
         with pytest.raises(LayerError, match=r"block\.conv3"):
             model.session(["block.conv3"])

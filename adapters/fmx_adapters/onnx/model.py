@@ -18,6 +18,7 @@ from fmx.adapter import Batch, Capture, InputInfo, ModelSource, OpenOptions, Ses
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo, native_dims
 from fmx_adapters._batches import run_in_slices
+from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters.onnx.graph import cut_graph, graph_inputs, hash_model, read_model
 from fmx_adapters.onnx.inputs import DeclaredInput, settle_inputs
@@ -119,6 +120,23 @@ class OnnxModel:
         extra = [output.name for output in self.proto.graph.output] if outputs else []
         build = partial(OnnxSession, self, self._probed, wanted, extra, device)
         return pick_engine(engine, partial(build, "basic"), [Candidate("optimised", partial(build, "all"))])
+
+    def torch_module(self) -> LayeredModule:
+        """Return the graph as a differentiable module; see `LayeredModule`.
+
+        Raises
+        ------
+        ModelError
+            An operator that the importer does not know; names it and its node.
+        """
+        from fmx_adapters.onnx.importer import to_torch
+
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._probed.proto)
+        onnx.load_external_data_for_model(proto, str(self.folder))
+        module = to_torch(proto)
+        nodes: dict[str, str] = module.onnx_values  # type: ignore[assignment]
+        return LayeredModule(module, {n: nodes[v] for n, v in self._probed.values.items() if v in nodes})
 
     @cached_property
     def _probed(self) -> _Probed:

@@ -25,6 +25,7 @@ from fmx_adapters._torch import (
     probe_batch,
     tensors_in,
 )
+from fmx_adapters.pytorch.differentiable import WatchedModule
 from fmx_adapters.pytorch.engines import FORMS, export_onnx, wanted_paths
 from fmx_adapters.pytorch.session import PyTorchSession, name_outputs, split_arguments
 from fmx_adapters.pytorch.watch import Key, Watcher
@@ -110,6 +111,11 @@ class PyTorchModel:
         candidates.append(Candidate("onnxruntime", partial(self._in_onnx, wanted, device=device, outputs=outputs)))
         reference = partial(self._running, self.module, wanted, device=device, outputs=outputs)
         return pick_engine(engine, reference, candidates)
+
+    def torch_module(self) -> WatchedModule:
+        """Return a differentiable copy of the network; see `WatchedModule`."""
+        probed = self._probed
+        return WatchedModule(self.module, probed.keys, probed.overwritten)
 
     def _running(
         self, module: torch.nn.Module, wanted: Sequence[LayerInfo], *, engine: str = "eager", **how: Any

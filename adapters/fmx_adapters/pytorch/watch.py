@@ -52,8 +52,9 @@ class Watcher:
         # Several sessions may have hooks on the same module; each sees its own passes only.
         self._watching = False
         self.on_enter: Callable[[str, torch.nn.Module, Any], None] = _ignore
-        self.on_exit: Callable[[Key, Any], None] = _ignore
-        self.on_op: Callable[[Key, str, Any], None] = _ignore
+        # What these two return, if anything, takes the place of the value in the pass.
+        self.on_exit: Callable[[Key, Any], Any] = _ignore
+        self.on_op: Callable[[Key, str, Any], Any] = _ignore
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -94,23 +95,24 @@ class Watcher:
 
     def _after(self) -> Callable[..., None]:
         # A function and not a method, as a copy of the module would copy a method's object with it.
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            if self._watching:
-                key, _ = self._scopes.pop()
-                self.on_exit(key, output)
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+            if not self._watching:
+                return None
+            key, _ = self._scopes.pop()
+            return self.on_exit(key, output)
 
         return hook
 
-    def _op(self, op: str, value: Any) -> None:
+    def _op(self, op: str, value: Any) -> Any:
         key, ops = self._scopes[-1]
         ops[op] += 1
-        self.on_op(Key(key.path, key.call, op, ops[op]), op, value)
+        return self.on_op(Key(key.path, key.call, op, ops[op]), op, value)
 
 
 class _OpMode(TorchFunctionMode):
     """Calls back for every operation of `fmx.ops` that Python code asks torch for."""
 
-    def __init__(self, report: Callable[[str, Any], None]) -> None:
+    def __init__(self, report: Callable[[str, Any], Any]) -> None:
         super().__init__()
         self._report = report
 
@@ -123,6 +125,7 @@ class _OpMode(TorchFunctionMode):
     ) -> Any:
         value = func(*args, **(kwargs or {}))
         op = canonical_op(getattr(func, "__name__", ""))
-        if op is not None:
-            self._report(op, value)
-        return value
+        if op is None:
+            return value
+        replaced = self._report(op, value)
+        return value if replaced is None else replaced
