@@ -205,7 +205,8 @@ class AdapterTests:
         output, values = module.forward_with(batch, [name])
         (gradient,) = torch.autograd.grad(output[:, 1].sum(), values[name])
         assert gradient.shape == values[name].shape
-        own, inner = self.reference.module(), {}
+        own = self.reference.module()
+        inner: dict[str, Any] = {}
         for path in ("stem.1", "block.bn2", "block"):
             own.get_submodule(path).register_forward_hook(
                 lambda _module, _inputs, out, path=path: (inner.setdefault(path, out), out.clone())[1]

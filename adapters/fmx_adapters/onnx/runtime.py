@@ -42,7 +42,8 @@ def start(
         The device is not there, or ONNX Runtime can't run the graph.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # Errors reach the caller as exceptions; printed besides, they would only be noise.
+    options.log_severity_level = 4
     options.graph_optimization_level = LEVELS[level]
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     try:

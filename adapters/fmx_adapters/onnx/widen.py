@@ -1,7 +1,7 @@
 """Letting a graph that was exported for one batch size take any.
 
-The batch axis of the inputs is opened, and reshapes to a constant shape that begins with the old batch size copy that
-length from their input instead. Whether the result still computes the same is not argued but tried: its values for two
+The batch axis of the inputs is opened, and in reshapes to a constant shape that begins with the old batch size that
+length is left open too. Whether the result still computes the same is not argued but tried: its values for two
 different batches at once have to be those of the original for one after the other.
 """
 
@@ -50,17 +50,25 @@ def widened(model: onnx.ModelProto, inputs: list[str], batch: int) -> onnx.Model
     )
     for node in wide.graph.node:
         if node.op_type == "Reshape" and node.input[1] in constants:
-            _open_reshape(constants[node.input[1]], batch)
+            _open_reshape(node, constants[node.input[1]], batch)
     return wide
 
 
-def _open_reshape(tensor: onnx.TensorProto, batch: int) -> None:
+def _open_reshape(node: onnx.NodeProto, tensor: onnx.TensorProto, batch: int) -> None:
+    """Let the first length follow from the others, or where another one does already, be copied from the input."""
     if is_external(tensor):
         return
     shape = numpy_helper.to_array(tensor).copy()
-    if shape.ndim == 1 and len(shape) > 1 and shape[0] == batch:
-        shape[0] = 0  # ONNX: copy the length from the input
-        tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
+    if shape.ndim != 1 or len(shape) < 2 or shape[0] != batch:
+        return
+    if -1 not in shape:
+        shape[0] = -1
+    elif 0 not in shape:
+        shape[0] = 0
+        for attribute in node.attribute:
+            if attribute.name == "allowzero":
+                attribute.i = 0
+    tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
 
 
 def same_values(wide: Mapping[str, Any], parts: list[Mapping[str, Any]], batch: int) -> bool:
