@@ -256,6 +256,9 @@ class ModelSource:
             return ()
         try:
             with zipfile.ZipFile(self.path) as archive:
+                # What is cut off inside a nested archive would pass for that archive.
+                if min((member.header_offset for member in archive.infolist()), default=0) > 0:
+                    raise zipfile.BadZipFile
                 return tuple(archive.namelist())
         except zipfile.BadZipFile:
             raise ModelError(
@@ -307,8 +310,8 @@ def load(
     Parameters
     ----------
     source : str, path or model object
-        A TorchScript or ONNX file, ``torchvision:NAME``, ``timm:NAME``, ``package.module:factory``, a
-        ``torch.nn.Module``, a ScriptModule or an ``onnx.ModelProto``.
+        A TorchScript, ``.pt2`` or ONNX file, ``torchvision:NAME``, ``timm:NAME``, ``package.module:factory``, a
+        ``torch.nn.Module``, a ScriptModule, an ``ExportedProgram`` or an ``onnx.ModelProto``.
     weights : str or path, optional
         State dict for a source that names an architecture.
     input_shape : sequence of int, or mapping of str to sequence, optional

@@ -47,6 +47,12 @@ _SYNONYMS = {
     "_convolution": "conv2d",
     "native_layer_norm": "layer_norm",
     "_native_batch_norm_legit_no_training": "batch_norm",
+    "rsub": "sub",
+    "linalg_vector_norm": "norm",
+    "_softmax": "softmax",
+    "_log_softmax": "log_softmax",
+    "_adaptive_avg_pool2d": "adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d": "adaptive_avg_pool3d",
 }
 
 

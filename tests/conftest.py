@@ -39,6 +39,8 @@ FORMATS = (
     "legacy onnx",
     "dynamo onnx",
     "dynamo onnx one",
+    "exported",
+    "exported one",
 )
 
 
@@ -71,6 +73,10 @@ def _export(net: Any, shape: tuple[int, ...], form: str, file: Path) -> Any:
             script = torch.jit.trace(net, batch)
         elif form.startswith("scripted"):
             script = torch.jit.script(net)
+        elif form.startswith("exported"):
+            free = None if form.endswith(" one") else ({0: torch.export.Dim("n")},)
+            torch.export.save(torch.export.export(net, (batch,), dynamic_shapes=free), file.with_suffix(".pt2"))
+            return file.with_suffix(".pt2")
         elif form == "legacy onnx":
             torch.onnx.export(net, (batch,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}})
             return file

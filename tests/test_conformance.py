@@ -75,7 +75,7 @@ class TestDynamoOnnx(AdapterTests):
     def convolutions_run(self, model: Model, layers: list[str]) -> int:
         with model.session(layers) as session:
             session.run(self.reference.batch())
-        values = [model._probed[1][name] for name in layers]
+        values = [model._probed.values[name] for name in layers]
         return sum(node.op_type == "Conv" for node in cut_graph(model.proto, values).graph.node)
 
 

@@ -29,7 +29,8 @@ def reference(net: nn.Module, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
     handles = []
     for name, module in net.named_modules():
 
-        def hook(_: Any, __: Any, output: torch.Tensor, name: str = name) -> None:
+        def hook(_: Any, __: Any, output: Any, name: str = name) -> None:
+            output = output[0] if isinstance(output, tuple) else output
             calls[name] = calls.get(name, 0) + 1
             seen[name if calls[name] == 1 else f"{name}:{calls[name]}"] = output.detach().clone().numpy()
 
@@ -97,7 +98,7 @@ def test_every_format_lists_the_same_operations(name: str, export: Callable[...,
 
 def test_kinds_are_the_module_classes(export: Callable[..., Any]) -> None:
     net, shape = NETWORKS["tiny_resnet"]
-    for form in ("module", "traced file", "scripted file", "dynamo onnx"):
+    for form in ("module", "traced file", "scripted file", "exported", "dynamo onnx"):
         kinds = {layer.name: layer.kind for layer in fmx.load(export(net, shape, form), input_shape=shape).layers}
         assert kinds["layer1"] == "Sequential"
         assert kinds["layer1.0"] == "Block"

@@ -192,7 +192,7 @@ def test_outputs_on_request(model: fmx.adapter.Model) -> None:
         assert session.run(batch()).outputs == {}
 
 
-@pytest.mark.parametrize("form", ["module", "traced file", "scripted file"])
+@pytest.mark.parametrize("form", ["module", "traced file", "scripted file", "exported"])
 @pytest.mark.parametrize(("wanted", "convolutions"), [("stem.0", 1), ("layer1.0.conv1", 2), ("layer1.0.add", 3)])
 def test_nothing_past_the_last_wanted_layer_runs(
     form: str, wanted: str, convolutions: int, export: Callable[..., Any]

@@ -29,6 +29,8 @@ def check_archive(path: Path) -> list[str]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if min((member.header_offset for member in archive.infolist()), default=0) > 0:
+                raise zipfile.BadZipFile("it does not begin where it should")
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > max(_SMALL, _LARGEST_RATIO * path.stat().st_size):
                 raise ModelError(f"{path} unpacks to {unpacked / 1e9:.1f} GB: fmx opens no archive that grows so much.")

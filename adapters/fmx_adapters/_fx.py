@@ -164,21 +164,26 @@ def cut_graph(
     copies: dict[fx.Node, fx.Node] = {}
     copy = fx.Graph()
     copy.owning_module = graph.owning_module
-    output: Any = copy.graph_copy(graph, copies)
-    captured = []
-    for key in wanted:
+    end = copy.output(copy.graph_copy(graph, copies))
+    captured: dict[str, fx.Node] = {}
+    # A value that is moved out of the way of its writers leaves them a copy, which is what they write to.
+    for key in sorted(dict.fromkeys(wanted), key=lambda key: "@" in key):
         name, _, writer = key.partition("@")
         node, after = by_name[name], by_name[writer or name]
-        value = copies[node]
+        captured[key] = copies[node]
         if key in overwritten or aliases.written_after(node, aliases.order[after]):
-            redirect = not writer and node.op == "call_function" and _is_free(aliases, node)
-            clone = _insert_clone(value, copies[after], redirect=redirect)
-            value = value if redirect else clone
-        captured.append((value, copies[after]))
+            is_moved = not writer and node.op == "call_function" and _is_free(aliases, node)
+            clone = _insert_clone(copies[node], copies[after], redirect=is_moved)
+            if is_moved:
+                copies[node] = clone
+            else:
+                captured[key] = clone
+    output = end.args[0] if keep_output else None
+    copy.erase_node(end)
     if not keep_output:
-        output = None
-        _drop_behind(copy, {node for pair in captured for node in pair})
-    copy.output((tuple(value for value, _ in captured), output))
+        writers = {copies[by_name[key.partition("@")[2]]] for key in wanted if "@" in key}
+        _drop_behind(copy, writers.union(captured.values()))
+    copy.output((tuple(captured[key] for key in wanted), output))
     _drop_unused(copy)
     return copy
 

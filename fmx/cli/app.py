@@ -12,7 +12,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="fmx",
-    help="See and measure what happens inside a trained network: PyTorch, TorchScript and ONNX.",
+    help="See and measure what happens inside a trained network: PyTorch, TorchScript, .pt2 and ONNX.",
     epilog="Start with: fmx demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,7 +34,7 @@ def _version(shown: bool) -> None:
 def common(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version)] = False,
 ) -> None:
-    """See and measure what happens inside a trained network: PyTorch, TorchScript and ONNX."""
+    """See and measure what happens inside a trained network: PyTorch, TorchScript, .pt2 and ONNX."""
 
 
 @app.command(epilog="Example: fmx layers torchvision:resnet18")

@@ -15,7 +15,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A TorchScript or ONNX file, torchvision:NAME, or package.module:factory.",
+        help="A TorchScript, .pt2 or ONNX file, torchvision:NAME, timm:NAME, or package.module:factory.",
         show_default=False,
     ),
 ]

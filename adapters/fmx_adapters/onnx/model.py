@@ -18,7 +18,6 @@ from fmx.adapter import Batch, Capture, InputInfo, ModelSource, OpenOptions, Ses
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo, native_dims
 from fmx_adapters._batches import run_in_slices
-from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters.onnx.graph import cut_graph, graph_inputs, hash_model, read_model
 from fmx_adapters.onnx.inputs import DeclaredInput, settle_inputs
@@ -121,14 +120,15 @@ class OnnxModel:
         build = partial(OnnxSession, self, self._probed, wanted, extra, device)
         return pick_engine(engine, partial(build, "basic"), [Candidate("optimised", partial(build, "all"))])
 
-    def torch_module(self) -> LayeredModule:
-        """Return the graph as a differentiable module; see `LayeredModule`.
+    def torch_module(self) -> Any:
+        """Return the graph as a differentiable `LayeredModule`.
 
         Raises
         ------
         ModelError
             An operator that the importer does not know; names it and its node.
         """
+        from fmx_adapters._differentiable import LayeredModule
         from fmx_adapters.onnx.importer import to_torch
 
         proto = onnx.ModelProto()
@@ -145,9 +145,10 @@ class OnnxModel:
         batch, found = self._probe(every)
         arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         layers, values = [], {}
-        for n in named_values(graph, {name: array.ndim for name, array in arrays.items()}):
-            array = arrays.get(n.value)
-            if array is not None and _is_layer(array, batch):
+        like = {name: array.ndim for name, array in arrays.items() if _is_layer(array, batch)}
+        for n in named_values(graph, like):
+            if n.value in like:
+                array = arrays[n.value]
                 shape = tuple(array.shape[1:])
                 layers.append(LayerInfo(n.name, n.kind, native_dims(shape, n.kind), shape, str(array.dtype)))
                 values[n.name] = n.value

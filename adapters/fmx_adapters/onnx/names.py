@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[Named
     ----------
     graph : onnx.GraphProto
     ranks : mapping of str to int
-        Number of axes of each value, batch and channel included.
+        Number of axes, batch and channel included, of each value that can be a layer.
 
     Returns
     -------
@@ -73,10 +74,22 @@ def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[Named
     for read in (_from_metadata, _from_node_names):
         steps = read(whole)
         if steps is not None:
-            return name_steps(steps, [output.name for output in graph.output])
+            outputs = [output.name for output in graph.output]
+            return name_steps([_only_layers(step, ranks) for step in steps], outputs, choose=partial(_choose, ranks))
     return [
         NamedValue(output, whole.words(node)[1], output) for node in whole.nodes for output in node.output if output
     ]
+
+
+def _only_layers(step: Step, ranks: Mapping[str, int]) -> Step:
+    """Take the name off an operation that makes no layer, so that it does not count among those that do."""
+    return step if step.value in ranks else replace(step, op=None)
+
+
+def _choose(ranks: Mapping[str, int], leaving: Sequence[str]) -> str | None:
+    """Say which value is a module's output: the only one that can be a layer; of several the graph does not tell."""
+    found = [value for value in leaving if value in ranks]
+    return found[0] if len(found) == 1 else None
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, Any]:

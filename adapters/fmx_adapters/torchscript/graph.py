@@ -1,14 +1,15 @@
 """Writing out a TorchScript forward pass: one graph without calls, in which every module's work is marked.
 
-TorchScript refuses hooks, so the graph of ``forward`` is copied and the calls of submodules are replaced by their graphs
-one by one, in every block of every ``if`` and loop. Where a module starts, an operation has run or a module is left, an
-observer is told and may put nodes of its own there. The user's module is only read.
+TorchScript refuses hooks, so the graph of ``forward`` is copied and the calls of submodules are replaced by their
+graphs one by one, in every block of every ``if`` and loop. Where a module starts, an operation has run or a module is
+left, an observer is told and may put nodes of its own there. The user's module is only read.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from fmx.ops import canonical_op
 from fmx_adapters._torch import evaluation_mode
 
-__all__ = ["Expansion", "Observer", "assigns"]
+__all__ = ["Expansion", "Observer", "assigns", "evaluating"]
 
 # A call of a traced module that is not its first one has a numbered method.
 _CALL = re.compile(r"forward(\d+|__\d+)?")
@@ -91,7 +92,7 @@ class Expansion:
                 self._call_method(node, scope, observer)
             elif kind == "prim::CallFunction":
                 self._call_function(node, scope, observer)
-            elif kind == "prim::Print":  # what a model prints has no place in what a command prints
+            elif kind in {"prim::Print", "aten::warn"}:  # what a model says has no place in what a command prints
                 node.destroy()
             else:
                 self._operation(canonical_op(kind) if kind.startswith("aten::") else None, node, scope, observer)
@@ -112,7 +113,7 @@ class Expansion:
             return
         path = f"{holder}.{name}" if holder else name
         if path in self._modules:
-            self._paths[node.output().unique()] = self._first[path]
+            self._paths[node.output().unique()] = path
         elif name not in self._assigned:
             value = self._modules[holder]._c.getattr(name)
             if isinstance(value, bool | int | float | str):
@@ -129,7 +130,7 @@ class Expansion:
             if receiver.node().kind() == "prim::ModuleContainerIndex":
                 self._choose(call, receiver.node(), scope, observer)
             return
-        module, name = self._modules[path], call.s("name")
+        module, name, path = self._modules[path], call.s("name"), self._first[path]
         # Only calling a module makes it a layer; its other methods are parts of the caller, as they are in PyTorch,
         # and a method that it calls on itself (Conv2d._conv_forward) is a part of the same call.
         enters = _CALL.fullmatch(name) is not None and path != scope
@@ -226,14 +227,13 @@ def _copy(graph: Any) -> Any:
 def _function_graph(call: Any) -> Any:
     """Give the graph of the function that a node calls; it can't be asked for it, but it can be inlined."""
     function, *arguments = call.inputs()
-    graph = torch._C.Graph()
-    inputs = {}
+    graph: Any = torch._C.Graph()
+    inputs = []
     for argument in arguments:
-        value = graph.addInput()
-        value.setType(argument.type())
-        inputs[len(inputs)] = value
+        inputs.append(graph.addInput())
+        inputs[-1].setType(argument.type())
     callee = graph.insertNode(graph.createClone(function.node(), lambda value: value))
-    again = graph.create("prim::CallFunction", [callee.output(), *inputs.values()], 1)
+    again = graph.create("prim::CallFunction", [callee.output(), *inputs], 1)
     again.output().setType(call.output().type())
     graph.registerOutput(graph.insertNode(again).output())
     torch._C._jit_pass_inline(graph)
@@ -260,16 +260,25 @@ def _first_paths(modules: dict[str, torch.jit.ScriptModule]) -> dict[str, str]:
 
 def assigns(module: torch.jit.ScriptModule) -> bool:
     """Say whether a pass in evaluation mode changes the module: its attributes, or a tensor that it keeps."""
-    with evaluation_mode(module):
-        expansion = Expansion(module)
-        expansion.run(_Nobody())
-    expansion.fold()
-    graph = expansion.graph
+    graph = _plain_graph(module)
     if graph.findNode("prim::SetAttr", True) is not None:
         return True
     aliases = graph.alias_db()
     kept = (node.output() for node in graph.findAllNodes("prim::GetAttr", True))
     return any(aliases.has_writers(value) for value in kept if str(value.type().kind()) == "TensorType")
+
+
+def evaluating(module: torch.jit.ScriptModule) -> AbstractContextManager[None]:
+    """Put a module into evaluation mode for a while; a frozen one has no other."""
+    return evaluation_mode(module) if hasattr(module, "training") else nullcontext()
+
+
+def _plain_graph(module: torch.jit.ScriptModule) -> Any:
+    with evaluating(module):
+        expansion = Expansion(module)
+        expansion.run(_Nobody())
+        expansion.fold()
+    return expansion.graph
 
 
 def _graphs(module: torch.jit.ScriptModule) -> Iterator[Any]:

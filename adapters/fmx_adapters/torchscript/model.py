@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 
 from fmx.adapter import InputInfo, ModelSource, OpenOptions, Session, resolve
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx.naming import PassTrace
+from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
 from fmx_adapters._torch import (
     candidate_inputs,
-    evaluation_mode,
     fingerprint,
     first_working,
-    input_dtype,
-    is_layer_value,
     layer_info,
     picture_input,
-    probe_batch,
 )
 from fmx_adapters.pytorch.watch import Key
 from fmx_adapters.torchscript.archive import load_archive
-from fmx_adapters.torchscript.graph import assigns
-from fmx_adapters.torchscript.record import Event, RecordedPass
+from fmx_adapters.torchscript.differentiable import differentiable, small_batch
+from fmx_adapters.torchscript.graph import assigns, evaluating
+from fmx_adapters.torchscript.naming import name_events
+from fmx_adapters.torchscript.record import Event, RecordedPass, forward_arguments
 from fmx_adapters.torchscript.session import TorchScriptSession
 
 __all__ = ["TorchScriptModel", "open_torchscript"]
@@ -52,18 +49,17 @@ def open_torchscript(source: ModelSource, options: OpenOptions) -> TorchScriptMo
 
 
 def _inputs(module: torch.jit.ScriptModule, options: OpenOptions, source: str) -> list[Inputs]:
-    """List the sets of inputs to try."""
-    arguments = module._c._get_method("forward").schema.arguments[1:]
+    """List the sets of inputs to try, under the names that forward gives them."""
+    arguments = forward_arguments(module)
     required = [a.name for a in arguments if not a.has_default_value()]
+    for argument in arguments:
+        if argument.name in required and str(argument.type) not in {"Tensor", "Optional[Tensor]"}:
+            raise ModelError(f"{source} takes {argument.name} of type {argument.type}: fmx runs models on tensors.")
     if options.inputs:
-        given = {info.name: info for info in options.inputs}
-        if not set(required) <= set(given) <= {a.name for a in arguments}:
+        known, given = {a.name for a in arguments}, {info.name for info in options.inputs}
+        if not set(required) <= given <= known:
             raise ModelError(f"{source} takes the inputs {', '.join(required)}: give a shape for each of them.")
-        # Arguments go by their order, so that none may be left out before the last one that is given.
-        taken = [a.name for a in arguments if a.name in given]
-        if taken != [a.name for a in arguments[: len(taken)]]:
-            raise ModelError(f"{source} takes its inputs in the order {', '.join(a.name for a in arguments)}.")
-        return [tuple(given[name] for name in taken)]
+        return [options.inputs]
     if len(required) > 1:
         example = " ".join(f"--input-shape {name}=3,32,32" for name in required)
         raise ModelError(f"{source} takes {len(required)} inputs: give the shape of each, for example {example}.")
@@ -71,7 +67,8 @@ def _inputs(module: torch.jit.ScriptModule, options: OpenOptions, source: str) -
         candidates = [picture_input(options.input_shape, options.layout)]
     else:
         candidates = candidate_inputs(module)
-    return [(info,) for info in candidates]
+    name = next(iter([*required, *(a.name for a in arguments)]), "input")
+    return [(replace(info, name=name),) for info in candidates]
 
 
 @dataclass(frozen=True)
@@ -83,14 +80,6 @@ class _Probed:
     keys: dict[str, Key]
     sites: dict[Key, int]
     overwritten: set[int]
-
-
-class _Found(NamedTuple):
-    """A value of the probe pass."""
-
-    key: Key
-    event: Event
-    value: torch.Tensor
 
 
 class TorchScriptModel:
@@ -158,33 +147,37 @@ class TorchScriptModel:
 
         return pick_engine(engine, own, [])
 
+    def torch_module(self, relu: Callable[[torch.Tensor], torch.Tensor] | None = None) -> LayeredModule:
+        """Return the network as a differentiable module with weights of its own; see `LayeredModule`.
+
+        Parameters
+        ----------
+        relu : callable, optional
+            ``relu(x) -> tensor`` that takes the place of every ReLU, such as an ``autograd.Function`` with another
+            backward rule. Left out, ReLUs are ``torch.nn.ReLU`` modules.
+
+        Raises
+        ------
+        ModelError
+            The network does something that has no counterpart in PyTorch.
+        """
+        return differentiable(self.module, self._probed.inputs, self.source, relu)
+
     @cached_property
     def _probed(self) -> _Probed:
         module = copy.deepcopy(self.module) if assigns(self.module) else self.module
-        with evaluation_mode(module), torch.no_grad():
+        with evaluating(module), torch.no_grad():
             recorded = RecordedPass(module)
 
             def attempt(inputs: Inputs) -> _Probed:
-                weights = next(iter(module.parameters()), torch.zeros(()))
-                batch = [probe_batch(info.shape, input_dtype(info, module), weights.device) for info in inputs]
-                events, _ = recorded(*batch)
+                events, _ = recorded(small_batch(module, inputs))
                 return _describe(inputs, events)
 
             return first_working(self._candidates, attempt, self.source)
 
 
 def _describe(inputs: Inputs, events: Iterable[Event]) -> _Probed:
-    """Name what was recorded."""
-    trace: PassTrace[_Found] = PassTrace()
-    for event in events:
-        if event.site.event == "enter":
-            trace.enter(event.site.path, event.site.name)
-        elif event.site.event == "exit":
-            trace.exit(*_layer_values(event))
-        else:
-            for _, found in _layer_values(event):
-                trace.op(event.site.name, found)
-    named = trace.named()
+    named = name_events(events)
     found = [n.value for n in named]
     return _Probed(
         inputs,
@@ -193,9 +186,3 @@ def _describe(inputs: Inputs, events: Iterable[Event]) -> _Probed:
         sites={f.key: f.event.number for f in found},
         overwritten={f.event.number for f in found if f.event.changed},
     )
-
-
-def _layer_values(event: Event) -> Iterator[tuple[str, _Found]]:
-    for key, value in event.tensors():
-        if is_layer_value(value):
-            yield key.place, _Found(key, event, value)

@@ -8,7 +8,7 @@ them back, giving every value the same key that a pass of the same network in Py
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from fmx_adapters._torch import tensors_in
 from fmx_adapters.pytorch.watch import Key
 from fmx_adapters.torchscript.graph import Expansion
 
-__all__ = ["Event", "RecordedPass", "Recorder", "Site", "recorded_graph"]
+__all__ = ["Event", "RecordedPass", "Recorder", "Site", "forward_arguments", "recorded_graph"]
 
 _T = torch._C
 
@@ -195,14 +195,21 @@ class RecordedPass:
         graph.makeMultiOutputIntoTuple()
         graph.lint()
         self._module = module
+        self._arguments = forward_arguments(module)
         self._compiled: Callable[..., tuple[Any, ...]] = torch._C._create_function_from_graph("forward", graph)
 
-    def __call__(self, *inputs: torch.Tensor) -> tuple[list[Event], Any]:
-        """Run; returns what was recorded, and the model's output if it is kept."""
-        returned = self._compiled(self._module._c, *inputs)
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> tuple[list[Event], Any]:
+        """Run on inputs by their names; returns what was recorded, and the model's output if it is kept."""
+        given = (inputs.get(argument.name, argument.default_value) for argument in self._arguments)
+        returned = self._compiled(self._module._c, *given)
         names = self._recorder.lists
         events = list(self._recorder.replay(dict(zip(names, returned, strict=False))))
         return events, returned[len(names)] if len(returned) > len(names) else None
+
+
+def forward_arguments(module: torch.jit.ScriptModule) -> list[Any]:
+    """List what forward takes, with names, types and defaults."""
+    return list(module._c._get_method("forward").schema.arguments[1:])
 
 
 def recorded_graph(
@@ -283,7 +290,7 @@ def _copied(graph: Any, value: Any) -> Any:
 @cache
 def _helpers() -> dict[str, Any]:
     """Give the graphs of functions that copy what a module may return, by the type that they take."""
-    unit = torch.jit.CompilationUnit(_HELPERS)  # type: ignore[no-untyped-call]
+    unit = torch.jit.CompilationUnit(_HELPERS)
     graphs = [getattr(unit, name).graph for name in ("tensor", "optional", "sequence", "mapping")]
     return {next(iter(graph.inputs())).type().annotation_str: graph for graph in graphs}
 
@@ -304,4 +311,3 @@ def mapping(x: Dict[str, Tensor]) -> Dict[str, Tensor]:
         copied[key] = value.clone()
     return copied
 """
-

@@ -18,10 +18,10 @@ import torch
 from fmx.adapter import Batch, Capture, InputInfo, check_inputs
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx_adapters._torch import as_batch, evaluation_mode, input_dtype, pick_device, to_array
+from fmx_adapters._torch import as_batch, input_dtype, pick_device, to_array
 from fmx_adapters.pytorch.session import name_outputs
 from fmx_adapters.pytorch.watch import Key
-from fmx_adapters.torchscript.graph import assigns
+from fmx_adapters.torchscript.graph import assigns, evaluating
 from fmx_adapters.torchscript.record import RecordedPass
 
 __all__ = ["TorchScriptSession"]
@@ -77,7 +77,7 @@ class TorchScriptSession:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(evaluation_mode(self._module))
+            stack.enter_context(evaluating(self._module))
             self._compile()
             self._stack = stack.pop_all()
         return self
@@ -93,7 +93,7 @@ class TorchScriptSession:
         if self._pass is None:
             raise ModelError("This session is closed: use it inside its with statement.")
         given = check_inputs(batch, self._inputs, self._source)
-        tensors = [as_batch(array, self._dtypes[name], self._device) for name, array in given.items()]
+        tensors = {name: as_batch(array, self._dtypes[name], self._device) for name, array in given.items()}
         taken, result, late = self._forward(tensors)
         cut_early = self._last is not None and len(taken) < len(self._wanted)
         if late or cut_early:
@@ -115,14 +115,14 @@ class TorchScriptSession:
             self._module, self._wanted.keys(), self._copied, self._last, keep_output=self._outputs
         )
 
-    def _forward(self, inputs: Sequence[torch.Tensor]) -> tuple[dict[Key, torch.Tensor], Any, set[int]]:
+    def _forward(self, inputs: Mapping[str, torch.Tensor]) -> tuple[dict[Key, torch.Tensor], Any, set[int]]:
         """Run once; returns the wanted values, the output, and the sites whose values were overwritten."""
         assert self._pass is not None
         try:
             with torch.no_grad():
-                events, result = self._pass(*inputs)
+                events, result = self._pass(inputs)
         except (RuntimeError, ValueError) as error:
-            shape = " and ".join("×".join(map(str, tensor.shape[1:])) for tensor in inputs)
+            shape = " and ".join("×".join(map(str, tensor.shape[1:])) for tensor in inputs.values())
             raise ModelError(f"{self._source} failed on samples of shape {shape}: {_reason(error)}") from error
         taken: dict[Key, torch.Tensor] = {}
         late: set[int] = set()

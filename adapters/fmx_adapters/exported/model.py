@@ -1,0 +1,285 @@
+"""An exported program as a model: layers from its graph, sessions from copies of the graph that stop early."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import fx
+from torch.export import ExportedProgram
+
+from fmx.adapter import Batch, Capture, InputInfo, ModelSource, OpenOptions, Session, check_inputs, resolve
+from fmx.errors import ModelError
+from fmx.layers import LayerInfo
+from fmx_adapters._batches import run_in_slices
+from fmx_adapters._differentiable import LayeredModule
+from fmx_adapters._engines import pick_engine
+from fmx_adapters._fx import cut_graph, move_graph
+from fmx_adapters._torch import (
+    as_batch,
+    dtype_name,
+    fingerprint,
+    first_working,
+    layer_info,
+    pick_device,
+    picture_input,
+    tensors_in,
+    to_array,
+)
+from fmx_adapters.exported.archive import read_program
+from fmx_adapters.exported.names import named_values
+from fmx_adapters.exported.program import Declared, plain_module
+
+__all__ = ["ExportedModel", "open_exported"]
+
+_PROBE_BATCH = 2
+_TRAINING = "exported in training mode; dropout and batch norm run as in evaluation"
+_NESTED = "layers in blocks of another mode (no_grad, autocast) or behind a condition are not listed"
+
+
+def open_exported(source: ModelSource, options: OpenOptions) -> ExportedModel:
+    """Open a ``.pt2`` file or take an exported program.
+
+    Raises
+    ------
+    ModelError
+        The file is damaged or holds more than a graph and weights, or weights were given beside it.
+    """
+    if options.weights is not None:
+        raise ModelError(f"{source.text} holds its own weights: leave --weights out.")
+    program = source.spec if source.path is None else read_program(source.path)
+    module, declared, was_training = plain_module(program, source.text)
+    parts = _Parts(program, module, declared)
+    given = {info.name: info.shape for info in options.inputs}
+    if options.input_shape is not None:
+        given = {declared[0].name: options.input_shape}
+    inputs = [_input_info(d, given.get(d.name), options.layout, source.text) for d in declared]
+    notes = [_TRAINING] if was_training else []
+    if any(isinstance(inner, fx.GraphModule) for inner in module.children()):
+        notes.append(_NESTED)
+    return ExportedModel(parts, source.text, inputs, notes="; ".join(notes))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    program: ExportedProgram
+    module: fx.GraphModule
+    declared: list[Declared]
+
+    @property
+    def least(self) -> int:
+        return max(declared.least for declared in self.declared)
+
+    @property
+    def most(self) -> int | None:
+        return min((d.most for d in self.declared if d.most is not None), default=None)
+
+
+def _input_info(declared: Declared, given: Sequence[int] | None, layout: str | None, source: str) -> InputInfo:
+    """Settle the shape of a sample; where the program leaves it open and the user too, it is that of the export."""
+    free = declared.sizes[1:]
+    shape = tuple(given) if given is not None else declared.hints[1:]
+    if len(shape) != len(free) or any(want not in {None, size} for want, size in zip(free, shape, strict=True)):
+        takes = "×".join("any" if size is None else str(size) for size in free)
+        raise ModelError(
+            f"{source} takes samples of shape {takes}, not {'×'.join(map(str, shape))}: prepare the data for it."
+        )
+    assumed = "×".join(map(str, shape)) if given is None and None in free else ""
+    info = picture_input(shape, layout)
+    return replace(info, name=declared.name, dtype=dtype_name(declared.dtype), assumed=assumed)
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """What one pass over a small batch showed; `values` are what the layers' names stand for in the graph."""
+
+    layers: list[LayerInfo]
+    values: dict[str, str]
+    overwritten: frozenset[str]
+
+
+class _Probe(fx.Interpreter):
+    """Runs a graph and keeps every tensor with the number of writes to it so far."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.seen: dict[str, tuple[torch.Tensor, int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.seen[n.name] = value, value._version
+        return value
+
+
+class ExportedModel:
+    """An exported program; see `fmx.adapter.Model`."""
+
+    adapter = "exported"
+    preprocessing: Mapping[str, Any] | None = None
+
+    def __init__(self, parts: _Parts, source: str, inputs: Sequence[InputInfo], notes: str = "") -> None:
+        self.source = source
+        self.notes = notes
+        self._parts = parts
+        self._inputs = list(inputs)
+
+    def __repr__(self) -> str:
+        return f"<fmx model {self.source}: {len(self.layers)} layers>"
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """Every layer, in the order of computation."""
+        return self._probed.layers
+
+    @property
+    def inputs(self) -> list[InputInfo]:
+        """The inputs, by the names of the network's arguments."""
+        return self._inputs
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over weights and graph."""
+        program = self._parts.program
+        graphs = [str(m.graph) for m in self._parts.module.modules() if isinstance(m, fx.GraphModule)]
+        constants = {n: value for n, value in program.constants.items() if isinstance(value, torch.Tensor)}
+        return fingerprint([*program.state_dict.items(), *constants.items()], "\n".join(graphs))
+
+    def with_input(self, shape: Sequence[int]) -> ExportedModel:
+        """Return the same model for samples of another shape; of several inputs, the first one's shape changes."""
+        first, *others = self._inputs
+        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(first.layout)
+        changed = _input_info(self._parts.declared[0], shape, layout, self.source)
+        return ExportedModel(self._parts, self.source, [changed, *others], self.notes)
+
+    def session(
+        self,
+        layers: Iterable[LayerInfo | str],
+        *,
+        device: str = "cpu",
+        engine: str = "eager",
+        outputs: bool = False,
+    ) -> Session:
+        """Prepare to capture `layers`; there is one engine, torch itself."""
+        probed = self._probed
+        wanted = {layer.name: probed.values[layer.name] for layer in resolve(probed.layers, layers)}
+
+        def eager() -> ExportedSession:
+            return ExportedSession(self, wanted, probed.overwritten, device=device, outputs=outputs)
+
+        return pick_engine(engine, eager, [])
+
+    def torch_module(self) -> LayeredModule:
+        """Return the network as a differentiable module with weights of its own; see `LayeredModule`."""
+        probed = self._probed
+        return LayeredModule(copy.deepcopy(self._parts.module), probed.values, probed.overwritten)
+
+    @cached_property
+    def _probed(self) -> _Probed:
+        return first_working([tuple(self._inputs)], self._probe, self.source)
+
+    def _probe(self, inputs: Sequence[InputInfo]) -> _Probed:
+        parts = self._parts
+        size = max(parts.least, min(_PROBE_BATCH, parts.most or _PROBE_BATCH))
+        generator = torch.Generator().manual_seed(0)
+        device = _device_of(parts.module)
+        batch = [
+            torch.rand(size, *info.shape, generator=generator).to(device, declared.dtype)
+            for info, declared in zip(inputs, parts.declared, strict=True)
+        ]
+        probe = _Probe(parts.module)
+        with torch.no_grad():
+            probe.run(*batch)
+
+        def is_layer(node: str) -> bool:
+            value, _ = probe.seen.get(node, (torch.zeros(()), 0))
+            return value.is_floating_point() and value.shape[:1] == (size,)
+
+        layers, values = [], {}
+        for named in named_values(parts.module.graph, is_layer):
+            node = named.value.partition("@")[0]
+            if is_layer(node):
+                layers.append(layer_info(named.name, named.kind, probe.seen[node][0]))
+                values[named.name] = named.value
+        overwritten = {node for node, (value, version) in probe.seen.items() if value._version != version}
+        return _Probed(layers, values, frozenset(overwritten))
+
+
+def _device_of(module: fx.GraphModule) -> torch.device:
+    state = next(iter(module.state_dict().values()), torch.zeros(()))
+    return state.device
+
+
+class ExportedSession:
+    """An exported program prepared for chosen layers; see `fmx.adapter.Session`."""
+
+    engine = "torch.export eager"
+    engine_notes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: ExportedModel,
+        wanted: Mapping[str, str],
+        overwritten: frozenset[str],
+        *,
+        device: str,
+        outputs: bool,
+    ) -> None:
+        self._source = model.source
+        self._inputs = model.inputs
+        self._parts = model._parts
+        self._wanted = dict(wanted)
+        self._overwritten = overwritten
+        self._outputs = outputs
+        self._device = pick_device(device)
+        self._module: fx.GraphModule | None = None
+
+    def __enter__(self) -> Self:
+        module = self._parts.module
+        if _device_of(module).type != self._device.type:
+            # The program itself stays where it is.
+            module = copy.deepcopy(module).to(self._device)
+        values = list(self._wanted.values())
+        graph = cut_graph(module.graph, values, keep_output=self._outputs, overwritten=self._overwritten)
+        self._module = fx.GraphModule(module, graph)
+        for inner in [m for m in self._module.modules() if isinstance(m, fx.GraphModule)]:
+            move_graph(inner.graph, self._device)
+            inner.recompile()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._module = None
+
+    def run(self, batch: Batch) -> Capture:
+        """Run one batch and return the wanted values; see `fmx.adapter.Session`."""
+        if self._module is None:
+            raise ModelError("This session is closed: use it inside its with statement.")
+        arrays = check_inputs(batch, self._inputs, self._source)
+        if len({len(array) for array in arrays.values()}) > 1:
+            counts = ", ".join(f"{len(array)} of {name}" for name, array in arrays.items())
+            raise ModelError(f"{self._source} was given {counts}: give as many samples of each input.")
+        found = run_in_slices(arrays, self._run, least=self._parts.least, most=self._parts.most)
+        layers = {name: found[f"layer {name}"] for name in self._wanted}
+        rest = {name: value for name, value in found.items() if not name.startswith("layer ")}
+        return Capture(layers, rest)
+
+    def _run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        assert self._module is not None
+        tensors = [as_batch(arrays[d.name], d.dtype, self._device) for d in self._parts.declared]
+        try:
+            with torch.no_grad():
+                values, output = self._module(*tensors)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(f"{self._source} failed: {reason}") from error
+        found = {f"layer {name}": to_array(value) for name, value in zip(self._wanted, values, strict=True)}
+        named = {f"output.{place}" if place else "output": value for place, value in tensors_in(output)}
+        return found | {name: to_array(value) for name, value in named.items()}
