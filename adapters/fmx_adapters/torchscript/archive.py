@@ -63,6 +63,10 @@ def load_archive(path: Path) -> torch.jit.ScriptModule:
 
 def _check_content(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
+        if not _has_plain_end(path, archive.start_dir):
+            raise ModelError(
+                f"{path} is no TorchScript archive as torch writes them (it is put together): export it again."
+            )
         sizes = {member.filename: member.file_size for member in archive.infolist()}
         # torch takes the first name that fits, in upper or lower case: what is looked at has to be what is read.
         twice = [n for n, count in Counter(m.filename.lower() for m in archive.infolist()).items() if count > 1]
@@ -74,9 +78,27 @@ def _check_content(path: Path) -> None:
         for name in sizes:
             if name.lower().endswith(".py"):
                 _check_code(path, archive.read(name).decode(errors="replace"))
-        for name, folder in _PICKLES.items():
-            if f"{root}/{name}" in sizes:
-                _check_pickle(path, name, archive.read(f"{root}/{name}"), f"{root}/{folder}", sizes)
+        for name in sizes:
+            folder = _PICKLES.get(name.lower().removeprefix(f"{root.lower()}/"))
+            if folder is not None:
+                _check_pickle(path, name, archive.read(name), f"{root}/{folder}", sizes)
+
+
+def _has_plain_end(path: Path, start: int) -> bool:
+    """Say whether an archive's table of contents lies where its last record says, without looking for it elsewhere.
+
+    Readers differ in what they make of data before or behind an archive, and could be shown different contents.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 98, 0))
+        tail = file.read()
+    begins = int.from_bytes(tail[-6:-2], "little")
+    if tail[-42:-38] == b"PK\x06\x07":  # the longer records for large archives, of 56 and 20 bytes
+        begins = int.from_bytes(tail[-50:-42], "little")
+        if tail[-98:-94] != b"PK\x06\x06" or int.from_bytes(tail[-34:-26], "little") != size - 98:
+            return False
+    return tail[-22:-18] == b"PK\x05\x06" and begins == start
 
 
 # -- code ------------------------------------------------------------------------------------------
@@ -190,6 +212,7 @@ def _width(kind: str) -> int:
 
 
 def _check_pickle(path: Path, name: str, data: bytes, folder: str, sizes: dict[str, int]) -> None:
+    name = name.rpartition("/")[2]
     try:
         _Reader(data, folder, sizes).load()
     except _AsksForCode as found:

@@ -81,6 +81,8 @@ class Expansion:
     def fold(self) -> None:
         """Write out what is left and compute what is constant; a branch that is never or always taken is none then."""
         torch._C._jit_pass_inline(self.graph)
+        tensors = next(iter(self._modules.values())).state_dict().values()
+        _move_constants(self.graph, next((t.device for t in tensors), torch.device("cpu")))
         torch._C._jit_pass_constant_propagation(self.graph)
 
     def _expand(self, nodes: Sequence[Any], scope: str, observer: Observer) -> None:
@@ -215,6 +217,18 @@ class Expansion:
             node.s_("name", name)
         node.output().setType(kind_of_value)
         return self.graph.insertNode(node).output()
+
+
+def _move_constants(graph: Any, device: torch.device) -> None:
+    """Let constants lie where the weights are: a trace writes down the device that it was made on."""
+    for node in list(graph.findAllNodes("prim::Constant", True)):
+        value: Any = node.output().toIValue()
+        moved = device if isinstance(value, torch.device) else value
+        if isinstance(value, torch.Tensor):
+            moved = value.to(device)
+        if moved is not value:
+            with graph.insert_point_guard(node):
+                node.output().replaceAllUsesWith(graph.insertConstant(moved))
 
 
 def _copy(graph: Any) -> Any:
