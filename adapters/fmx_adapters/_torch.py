@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ _SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
 @contextmanager
 def evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode and every submodule back into its own mode afterwards."""
-    modes = [(m, m.training) for m in module.modules()]
+    # Frozen TorchScript modules have no mode to be in.
+    modes = [(m, m.training) for m in module.modules() if hasattr(m, "training")]
     if any(training for _, training in modes):
         module.eval()
     try:
@@ -85,6 +86,21 @@ def tensors_in(value: object, place: str = "") -> Iterator[tuple[str, torch.Tens
         return
     for key, inner in items:
         yield from tensors_in(inner, f"{place}.{key}" if place else str(key))
+
+
+class Key(NamedTuple):
+    """Where in a pass a value arises; `place` is where it lies in what a module returned."""
+
+    path: str
+    call: int
+    op: str = ""
+    nth: int = 0
+    place: str = ""
+
+
+def name_outputs(result: Any) -> dict[str, NDArray[Any]]:
+    """Name the tensors that a model returned: ``output``, or by key or position where there are several."""
+    return {f"output.{place}" if place else "output": to_array(value) for place, value in tensors_in(result)}
 
 
 def is_layer_value(value: object) -> bool:

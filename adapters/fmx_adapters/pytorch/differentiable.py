@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from fmx.errors import LayerError, ModelError, near_matches
-from fmx_adapters._torch import tensors_in
-from fmx_adapters.pytorch.watch import Key, Watcher
+from fmx_adapters._torch import Key, tensors_in
+from fmx_adapters.pytorch.watch import Watcher
 
 __all__ = ["WatchedModule"]
 

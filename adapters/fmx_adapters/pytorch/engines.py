@@ -14,8 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fmx.adapter import InputInfo
 from fmx.errors import ModelError
-from fmx_adapters._torch import evaluation_mode, input_dtype, probe_batch
-from fmx_adapters.pytorch.watch import Key
+from fmx_adapters._torch import Key, evaluation_mode, input_dtype, probe_batch
 
 __all__ = ["FORMS", "channels_last", "export_onnx", "folded", "wanted_paths"]
 

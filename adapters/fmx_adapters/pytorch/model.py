@@ -15,20 +15,22 @@ from fmx.layers import LayerInfo
 from fmx.naming import PassTrace
 from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters._torch import (
+    Key,
     evaluation_mode,
     fingerprint,
     first_working,
     input_dtype,
     is_layer_value,
     layer_info,
+    name_outputs,
     picture_input,
     probe_batch,
     tensors_in,
 )
 from fmx_adapters.pytorch.differentiable import WatchedModule
 from fmx_adapters.pytorch.engines import FORMS, export_onnx, wanted_paths
-from fmx_adapters.pytorch.session import PyTorchSession, name_outputs, split_arguments
-from fmx_adapters.pytorch.watch import Key, Watcher
+from fmx_adapters.pytorch.session import PyTorchSession, split_arguments
+from fmx_adapters.pytorch.watch import Watcher
 
 
 @dataclass(frozen=True)

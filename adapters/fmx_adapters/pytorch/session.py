@@ -16,13 +16,21 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from numpy.typing import NDArray
 
 from fmx.adapter import Batch, Capture, InputInfo, check_inputs
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx_adapters._torch import as_batch, evaluation_mode, input_dtype, pick_device, tensors_in, to_array
-from fmx_adapters.pytorch.watch import Key, Watcher
+from fmx_adapters._torch import (
+    Key,
+    as_batch,
+    evaluation_mode,
+    input_dtype,
+    name_outputs,
+    pick_device,
+    tensors_in,
+    to_array,
+)
+from fmx_adapters.pytorch.watch import Watcher
 
 
 class _Enough(BaseException):
@@ -129,8 +137,3 @@ def split_arguments(
     if len(batch) == 1 or not set(batch) <= set(parameters):
         return list(batch.values()), {}
     return [], dict(batch)
-
-
-def name_outputs(result: Any) -> dict[str, NDArray[Any]]:
-    """Name the tensors that a model returned: ``output``, or by key or position where there are several."""
-    return {f"output.{place}" if place else "output": to_array(value) for place, value in tensors_in(result)}

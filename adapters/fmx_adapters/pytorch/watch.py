@@ -10,22 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from fmx.ops import canonical_op
-
-
-class Key(NamedTuple):
-    """Where in a pass a value arises; `place` is where it lies in what a module returned."""
-
-    path: str
-    call: int
-    op: str = ""
-    nth: int = 0
-    place: str = ""
+from fmx_adapters._torch import Key
 
 
 def _ignore(*_: Any) -> None:

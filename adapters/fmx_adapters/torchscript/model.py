@@ -15,13 +15,13 @@ from fmx.layers import LayerInfo
 from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
 from fmx_adapters._torch import (
+    Key,
     candidate_inputs,
     fingerprint,
     first_working,
     layer_info,
     picture_input,
 )
-from fmx_adapters.pytorch.watch import Key
 from fmx_adapters.torchscript.archive import load_archive
 from fmx_adapters.torchscript.differentiable import differentiable, small_batch
 from fmx_adapters.torchscript.graph import assigns, evaluating

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 
 from fmx.naming import NamedValue, PassTrace
-from fmx_adapters._torch import is_layer_value
-from fmx_adapters.pytorch.watch import Key
+from fmx_adapters._torch import Key, is_layer_value
 from fmx_adapters.torchscript.record import Event
 
 __all__ = ["Found", "name_events"]

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fmx_adapters._torch import tensors_in
-from fmx_adapters.pytorch.watch import Key
+from fmx_adapters._torch import Key, tensors_in
 from fmx_adapters.torchscript.graph import Expansion
 
 __all__ = ["Event", "RecordedPass", "Recorder", "Site", "forward_arguments", "recorded_graph"]

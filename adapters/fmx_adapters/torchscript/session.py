@@ -18,9 +18,7 @@ import torch
 from fmx.adapter import Batch, Capture, InputInfo, check_inputs
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx_adapters._torch import as_batch, input_dtype, pick_device, to_array
-from fmx_adapters.pytorch.session import name_outputs
-from fmx_adapters.pytorch.watch import Key
+from fmx_adapters._torch import Key, as_batch, input_dtype, name_outputs, pick_device, to_array
 from fmx_adapters.torchscript.graph import assigns, evaluating
 from fmx_adapters.torchscript.record import RecordedPass
 
