@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -120,19 +121,40 @@ def _clip_limits(node: onnx.NodeProto, constants: dict[str, Any]) -> tuple[float
 
 
 def _from_metadata(graph: _Graph) -> list[Step] | None:
-    steps, known = [], 0
-    modules: tuple[ModuleCall, ...] = ()
+    steps: list[Step] = []
+    scopes: list[tuple[ModuleCall, ...] | None] = []
     for node in graph.nodes:
         meta = {p.key: p.value for p in node.metadata_props}
-        (op, kind), group = graph.words(node), node.name
         paths, classes = _names_in(meta.get(_SCOPES, "")), _names_in(meta.get(_CLASSES, ""))
+        kind = graph.words(node)[1]
         if paths and classes:
-            known += 1
             inner = zip(paths[:-1], classes[:-1], strict=False)
-            modules = tuple(ModuleCall(path, kind.rpartition(".")[2]) for path, kind in inner if path)
-            op, group = _aten_op(classes[-1]), paths[-1]
-        steps.append(_step(node, modules, op, kind, group))
-    return steps if known else None
+            scopes.append(tuple(ModuleCall(path, name.rpartition(".")[2]) for path, name in inner if path))
+            steps.append(_step(node, _aten_op(classes[-1]), kind, paths[-1]))
+        else:
+            scopes.append(None)
+            steps.append(_step(node, None, kind, node.output[0]))
+    return _within(steps, scopes) if any(scopes) else None
+
+
+def _within(steps: list[Step], scopes: Sequence[tuple[ModuleCall, ...] | None]) -> list[Step]:
+    """Put each step into its modules; one of unknown place is in what the steps on either side have in common."""
+    after: list[tuple[ModuleCall, ...]] = []
+    following: tuple[ModuleCall, ...] = ()
+    for scope in reversed(scopes):
+        following = following if scope is None else scope
+        after.append(following)
+    placed: list[Step] = []
+    before: tuple[ModuleCall, ...] = ()
+    for step, scope, later in zip(steps, scopes, reversed(after), strict=True):
+        before = scope if scope is not None else _common(before, later)
+        placed.append(replace(step, modules=before))
+    return placed
+
+
+def _common(one: tuple[ModuleCall, ...], two: tuple[ModuleCall, ...]) -> tuple[ModuleCall, ...]:
+    pairs = zip(one, two, strict=False)
+    return tuple(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _names_in(text: str) -> list[str]:
@@ -148,8 +170,8 @@ def _aten_op(name: str) -> str | None:
     return canonical_op(parts[1]) if len(parts) > 1 and parts[0] == "aten" else None
 
 
-def _step(node: onnx.NodeProto, modules: tuple[ModuleCall, ...], op: str | None, kind: str, group: str) -> Step:
-    return Step(modules, op, kind, node.output[0], tuple(node.input), group)
+def _step(node: onnx.NodeProto, op: str | None, kind: str, group: str) -> Step:
+    return Step((), op, kind, node.output[0], tuple(node.input), group)
 
 
 # -- the older exporter ----------------------------------------------------------------------------
@@ -163,14 +185,14 @@ def _from_node_names(graph: _Graph) -> list[Step] | None:
     if not nodes or sum(named) * 2 < len(nodes):
         return None
     paths = _ScopePaths(graph.constants)
-    steps = []
-    modules: tuple[ModuleCall, ...] = ()
+    steps: list[Step] = []
+    scopes: list[tuple[ModuleCall, ...] | None] = []
     for node, is_named in zip(nodes, named, strict=True):
-        if is_named:
-            modules = tuple(ModuleCall(path) for path in paths.of(node.name.split("/")[1:-1]))
+        parts = paths.of(node.name.split("/")[1:-1]) if is_named else None
+        scopes.append(None if parts is None else tuple(ModuleCall(path) for path in parts))
         op, kind = graph.words(node)
-        steps.append(_step(node, modules, op, kind, node.name))
-    return _unfold(steps)
+        steps.append(_step(node, op if is_named else None, kind, node.output[0]))
+    return _unfold(_within(steps, scopes))
 
 
 class _ScopePaths:
