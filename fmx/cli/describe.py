@@ -66,6 +66,8 @@ def _facts(store: Store, about: Any) -> dict[str, str]:
         "timesteps": str(store.tree.sizes["timestep"]),
         "completeness": "complete" if done == total else f"partial: {done} of {total} samples",
     }
+    if about.get("engine_notes"):
+        facts["engine choice"] = "; ".join(about["engine_notes"])
     if about["skipped"]:
         facts["left out"] = f"{len(about['skipped'])} unreadable: {_some(about['skipped'])}"
     facts["versions"] = ", ".join(f"{k} {v}" for k, v in about["versions"].items())

@@ -81,10 +81,15 @@ def overlay_frame(
     if not chosen:
         raise FmxError("None of these layers has maps (y, x) that could be laid over a picture: choose others.")
     arrays = store.compute(*(_at(store.activation(info.name), name, noise, timestep) for info in chosen))
-    heats = [(info.name, _heat(array, info, channel), None) for info, array in zip(chosen, arrays, strict=True)]
+    heats = [(_title(info), _heat(array, info, channel), None) for info, array in zip(chosen, arrays, strict=True)]
     step = timestep if store.tree.sizes["timestep"] > 1 else None
     what = f"{channel} over channels" if channel in {"mean", "max"} else f"channel {channel}"
     return overlay_figure(picture.values, heats, sample=f"{name} · {what}", noise=noise, timestep=step, **look)
+
+
+def _title(info: LayerInfo) -> str:
+    """Name a layer; a name that is a bare number says little without the kind."""
+    return f"{info.name} · {info.kind}" if info.name.replace(".", "").isdigit() else info.name
 
 
 def _heat(array: xr.DataArray, info: LayerInfo, channel: str | int) -> NDArray[Any]:
