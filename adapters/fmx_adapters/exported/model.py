@@ -21,6 +21,7 @@ from fmx_adapters._batches import run_in_slices
 from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
 from fmx_adapters._fx import cut_graph, move_graph
+from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters._torch import (
     as_batch,
     dtype_name,
@@ -118,25 +119,16 @@ class _Probe(fx.Interpreter):
         return value
 
 
-class ExportedModel:
+class ExportedModel(ProbedModel):
     """An exported program; see `fmx.adapter.Model`."""
 
     adapter = "exported"
-    preprocessing: Mapping[str, Any] | None = None
 
     def __init__(self, parts: _Parts, source: str, inputs: Sequence[InputInfo], notes: str = "") -> None:
         self.source = source
         self.notes = notes
         self._parts = parts
         self._inputs = list(inputs)
-
-    def __repr__(self) -> str:
-        return f"<fmx model {self.source}: {len(self.layers)} layers>"
-
-    @property
-    def layers(self) -> list[LayerInfo]:
-        """Every layer, in the order of computation."""
-        return self._probed.layers
 
     @property
     def inputs(self) -> list[InputInfo]:
@@ -154,7 +146,7 @@ class ExportedModel:
     def with_input(self, shape: Sequence[int]) -> ExportedModel:
         """Return the same model for samples of another shape; of several inputs, the first one's shape changes."""
         first, *others = self._inputs
-        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(first.layout)
+        layout = layout_option(first)
         changed = _input_info(self._parts.declared[0], shape, layout, self.source)
         return ExportedModel(self._parts, self.source, [changed, *others], self.notes)
 

@@ -19,6 +19,7 @@ from fmx.errors import ModelError
 from fmx.layers import LayerInfo, native_dims
 from fmx_adapters._batches import run_in_slices
 from fmx_adapters._engines import Candidate, pick_engine
+from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters.onnx.graph import cut_graph, graph_inputs, hash_model, read_model
 from fmx_adapters.onnx.inputs import DeclaredInput, settle_inputs
 from fmx_adapters.onnx.names import computed_values, named_values
@@ -60,12 +61,10 @@ class _Probed:
     proto: onnx.ModelProto
 
 
-class OnnxModel:
+class OnnxModel(ProbedModel):
     """An ONNX graph; see `fmx.adapter.Model`."""
 
     adapter = "onnx"
-    preprocessing = None
-    notes = ""
 
     def __init__(
         self,
@@ -81,14 +80,6 @@ class OnnxModel:
         self._declared = list(declared)
         self._inputs = list(inputs)
 
-    def __repr__(self) -> str:
-        return f"<fmx model {self.source}: {len(self.layers)} layers>"
-
-    @property
-    def layers(self) -> list[LayerInfo]:
-        """Every layer, in the order of computation."""
-        return self._probed.layers
-
     @property
     def inputs(self) -> list[InputInfo]:
         """The graph's inputs."""
@@ -101,7 +92,7 @@ class OnnxModel:
 
     def with_input(self, shape: Sequence[int]) -> OnnxModel:
         """Return the same model for samples of another shape."""
-        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(self._inputs[0].layout)
+        layout = layout_option(self._inputs[0])
         inputs = settle_inputs(self._declared, OpenOptions(input_shape=tuple(shape), layout=layout))
         return OnnxModel(self.proto, self.source, self.folder, self._declared, inputs)
 

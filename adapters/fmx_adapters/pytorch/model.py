@@ -14,6 +14,7 @@ from fmx.adapter import InputInfo, Session, resolve
 from fmx.layers import LayerInfo
 from fmx.naming import PassTrace
 from fmx_adapters._engines import Candidate, pick_engine
+from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters._torch import (
     Key,
     evaluation_mode,
@@ -48,7 +49,7 @@ class _Probed:
     outputs: list[str]
 
 
-class PyTorchModel:
+class PyTorchModel(ProbedModel):
     """A torch module; see `fmx.adapter.Model`."""
 
     adapter = "pytorch"
@@ -65,25 +66,12 @@ class PyTorchModel:
         self.source = source
         self.notes = notes
         self._candidates = list(inputs)
-        self._preprocessing = preprocessing
-
-    def __repr__(self) -> str:
-        return f"<fmx model {self.source}: {len(self.layers)} layers>"
-
-    @property
-    def layers(self) -> list[LayerInfo]:
-        """Every layer, in the order of computation."""
-        return self._probed.layers
+        self.preprocessing = preprocessing
 
     @property
     def inputs(self) -> list[InputInfo]:
         """The inputs that the model was looked at with."""
         return list(self._probed.inputs)
-
-    @property
-    def preprocessing(self) -> Mapping[str, Any] | None:
-        """How torchvision prepares pictures for these weights, if it says."""
-        return self._preprocessing
 
     @cached_property
     def fingerprint(self) -> str:
@@ -93,9 +81,9 @@ class PyTorchModel:
 
     def with_input(self, shape: Sequence[int]) -> PyTorchModel:
         """Return the same model for samples of another shape."""
-        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(self._candidates[0][0].layout)
+        layout = layout_option(self._candidates[0][0])
         taken = (picture_input(shape, layout),)
-        return PyTorchModel(self.module, self.source, [taken], self._preprocessing, self.notes)
+        return PyTorchModel(self.module, self.source, [taken], self.preprocessing, self.notes)
 
     def session(
         self,

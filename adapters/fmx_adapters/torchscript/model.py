@@ -14,6 +14,7 @@ from fmx.errors import ModelError
 from fmx.layers import LayerInfo
 from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
+from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters._torch import (
     Key,
     candidate_inputs,
@@ -82,25 +83,15 @@ class _Probed:
     overwritten: set[int]
 
 
-class TorchScriptModel:
+class TorchScriptModel(ProbedModel):
     """A ScriptModule; see `fmx.adapter.Model`."""
 
     adapter = "torchscript"
-    preprocessing = None
-    notes = ""
 
     def __init__(self, module: torch.jit.ScriptModule, source: str, inputs: Sequence[Inputs]) -> None:
         self.module = module
         self.source = source
         self._candidates = list(inputs)
-
-    def __repr__(self) -> str:
-        return f"<fmx model {self.source}: {len(self.layers)} layers>"
-
-    @property
-    def layers(self) -> list[LayerInfo]:
-        """Every layer, in the order of computation."""
-        return self._probed.layers
 
     @property
     def inputs(self) -> list[InputInfo]:
@@ -116,7 +107,7 @@ class TorchScriptModel:
     def with_input(self, shape: Sequence[int]) -> TorchScriptModel:
         """Return the same model for samples of another shape; of several inputs, the first one's shape changes."""
         first, *others = self._candidates[0]
-        layout = {"CHW": "NCHW", "HWC": "NHWC"}.get(first.layout)
+        layout = layout_option(first)
         changed = replace(picture_input(shape, layout), name=first.name, dtype=first.dtype)
         return TorchScriptModel(self.module, self.source, [(changed, *others)])
 
