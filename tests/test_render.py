@@ -473,7 +473,12 @@ class TestOverlayFigure:
             left = 12 + i * 172
             assert (frame.pixels[top : top + 160, left : left + 160] == panel).all()
         assert frame.size[0] == 3 * 172 + 12
-        assert dict(frame.labels) == {"sample": "cat", "noise": "0.1", "timestep": "2", "panels": "clean input, one, two"}
+        assert dict(frame.labels) == {
+            "sample": "cat",
+            "noise": "0.1",
+            "timestep": "2",
+            "panels": "clean input, one, two",
+        }
 
     @pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 2), (5, 1, 6), (6, 2, 4), (12, 3, 5)])
     def test_rows(self, rng, count, rows, columns):
