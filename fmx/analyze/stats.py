@@ -75,7 +75,7 @@ def to_rows(results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:
             frame = pd.DataFrame([{name: plain[name].item() for name in plain.data_vars}])
         else:
             frame = plain.to_dataframe().reset_index()
-        rows += [{"layer": layer, **record} for record in frame.to_dict("records")]
+        rows += [{"layer": layer, **{str(k): v for k, v in row.items()}} for row in frame.to_dict("records")]
     return rows
 
 
