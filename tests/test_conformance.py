@@ -122,6 +122,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class TestThirdParty(AdapterTests):
+    differentiable = False
+
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def installed(cls, outside: None) -> None:
