@@ -2,15 +2,31 @@
 
 from fmx.data.noise import gaussian_noise, noise_levels
 from fmx.data.preprocess import Preprocess
-from fmx.data.sources import ArraySource, PictureSource, Sample, Source, open_source
+from fmx.data.sources import (
+    ArraySource,
+    ClipSource,
+    ItemSource,
+    NamedArrays,
+    PictureSource,
+    Sample,
+    Source,
+    StreamSource,
+    open_source,
+    readable,
+)
 
 __all__ = [
     "ArraySource",
+    "ClipSource",
+    "ItemSource",
+    "NamedArrays",
     "PictureSource",
     "Preprocess",
     "Sample",
     "Source",
+    "StreamSource",
     "gaussian_noise",
     "noise_levels",
     "open_source",
+    "readable",
 ]
