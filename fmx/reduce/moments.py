@@ -1,4 +1,4 @@
-"""Count, mean, spread, extremes and sparsity in one pass."""
+"""Count, mean, spread, shape, extremes, norms and sparsity in one pass."""
 
 from __future__ import annotations
 
@@ -8,17 +8,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.reduce.columns import FusedReducer
 from fmx.reduce.protocol import State
 
 __all__ = ["Moments"]
 
 
-class Moments:
-    """Mean, standard deviation, minimum, maximum and sparsity of the finite values.
+class Moments(FusedReducer):
+    """Moments, extremes, norms and shares of the finite values.
 
-    Mean and variance are merged by the pairwise formula of Chan, Golub and LeVeque (1983), in float64 whatever the
-    data's type. Values that are NaN or infinite are counted apart and enter nothing else. The standard deviation is
-    the population's (divided by n). Sparsity is the share of finite values that are exactly 0.
+    Central moments up to the fourth are kept in float64 whatever the data's type: from two passes over each piece that
+    fits the cache, merged by the pairwise formulas of Chan, Golub and LeVeque (1983) and Pébay (2008). Values that are
+    NaN or infinite are counted apart and enter nothing else; their share is of all values, the other shares are of the
+    finite ones.
+
+    Results
+    -------
+    count : finite values
+    mean, std, var : of the population (divided by n)
+    skewness, kurtosis : m3 / m2**1.5 and m4 / m2**2 - 3 of the population; NaN where all values are the same
+    min, max : smallest and largest
+    sparsity : share that is exactly 0 (of either sign)
+    negative : share below 0
+    l1, l2 : sum of absolute values, root of the sum of squares
+    hoyer : (√n - l1/l2) / (√n - 1), from 0 where all values are as large to 1 where only one is not 0; Hoyer (2004)
+    nan, inf : how many are NaN, and how many infinite
+    nan_share, inf_share : the same as shares of all values
     """
 
     dtype = np.dtype(
@@ -26,13 +41,18 @@ class Moments:
             ("count", np.int64),
             ("mean", np.float64),
             ("m2", np.float64),
+            ("m3", np.float64),
+            ("m4", np.float64),
+            ("l1", np.float64),
             ("min", np.float64),
             ("max", np.float64),
             ("zeros", np.int64),
+            ("negative", np.int64),
             ("nan", np.int64),
             ("inf", np.int64),
         ]
     )
+    part = 0
 
     def identity(self, shape: Sequence[int]) -> State:
         """Give the state of nothing seen."""
@@ -40,68 +60,32 @@ class Moments:
         state["min"], state["max"] = np.inf, -np.inf
         return state
 
-    def update(self, state: State, block: NDArray[Any], axes: Sequence[int]) -> State:
-        """Take in a block (any dims); see `fmx.reduce.Reducer`."""
-        axes = tuple(axes)
-        kept = tuple(n for i, n in enumerate(block.shape) if i not in axes)
-        seen = self.identity(kept)
-        if block.size == 0:
-            return self.merge(state, seen)
-        finite = np.isfinite(block)
-        if finite.all():
-            self._fill(seen, block, axes)
-        else:
-            self._fill_finite(seen, block, finite, axes)
-        return self.merge(state, seen)
-
-    @staticmethod
-    def _fill(seen: State, block: NDArray[Any], axes: tuple[int, ...]) -> None:
-        seen["count"] = np.prod([block.shape[a] for a in axes], dtype=np.int64)
-        mean = block.mean(axis=axes, dtype=np.float64, keepdims=True)
-        spread = block - mean
-        seen["mean"] = mean.reshape(seen.shape)
-        seen["m2"] = np.square(spread, out=spread).sum(axis=axes)
-        seen["min"], seen["max"] = block.min(axis=axes), block.max(axis=axes)
-        seen["zeros"] = (block == 0).sum(axis=axes)
-
-    @staticmethod
-    def _fill_finite(seen: State, block: NDArray[Any], finite: NDArray[np.bool_], axes: tuple[int, ...]) -> None:
-        count = finite.sum(axis=axes, keepdims=True)
-        values = np.where(finite, block, 0).astype(np.float64)
-        mean = values.sum(axis=axes, keepdims=True) / np.maximum(count, 1)
-        seen["count"], seen["mean"] = count.reshape(seen.shape), mean.reshape(seen.shape)
-        seen["m2"] = np.where(finite, (values - mean) ** 2, 0).sum(axis=axes)
-        seen["min"] = np.where(finite, block, np.inf).min(axis=axes)
-        seen["max"] = np.where(finite, block, -np.inf).max(axis=axes)
-        seen["zeros"] = (finite & (block == 0)).sum(axis=axes)
-        seen["nan"], seen["inf"] = np.isnan(block).sum(axis=axes), np.isinf(block).sum(axis=axes)
-
-    def merge(self, a: State, b: State) -> State:
-        """Combine two states of the same labels."""
-        out = np.empty(np.broadcast_shapes(a.shape, b.shape), self.dtype)
-        count = a["count"] + b["count"]
-        share = b["count"] / np.maximum(count, 1)
-        step = b["mean"] - a["mean"]
-        out["count"] = count
-        out["mean"] = a["mean"] + step * share
-        out["m2"] = a["m2"] + b["m2"] + step**2 * a["count"] * share
-        out["min"], out["max"] = np.minimum(a["min"], b["min"]), np.maximum(a["max"], b["max"])
-        for name in ("zeros", "nan", "inf"):
-            out[name] = a[name] + b[name]
-        return out
-
     def finalize(self, state: State) -> dict[str, NDArray[Any]]:
-        """Give count, mean, std, min, max, sparsity, nan and inf; NaN where nothing finite was seen."""
-        count = state["count"]
-        some = count > 0
-        n = np.where(some, count, 1)
-        return {
-            "count": count.copy(),
-            "mean": np.where(some, state["mean"], np.nan),
-            "std": np.where(some, np.sqrt(state["m2"] / n), np.nan),
-            "min": np.where(some, state["min"], np.nan),
-            "max": np.where(some, state["max"], np.nan),
-            "sparsity": np.where(some, state["zeros"] / n, np.nan),
-            "nan": state["nan"].copy(),
-            "inf": state["inf"].copy(),
-        }
+        """Give the results listed above; NaN where nothing finite was seen."""
+        count, some = state["count"], state["count"] > 0
+        with np.errstate(all="ignore"):
+            n = np.where(some, count, np.nan)
+            every = count + state["nan"] + state["inf"]
+            mean, var = np.where(some, state["mean"], np.nan), state["m2"] / n
+            spread = np.where(var > 0, var, np.nan)
+            l2 = np.sqrt(state["m2"] + n * mean**2)
+            ratio = np.where(l2 > 0, state["l1"] / l2, np.nan)
+            return {
+                "count": count.copy(),
+                "mean": mean,
+                "std": np.sqrt(var),
+                "var": var,
+                "skewness": state["m3"] / n / spread**1.5,
+                "kurtosis": state["m4"] / n / spread**2 - 3,
+                "min": np.where(some, state["min"], np.nan),
+                "max": np.where(some, state["max"], np.nan),
+                "sparsity": state["zeros"] / n,
+                "negative": state["negative"] / n,
+                "l1": np.where(some, state["l1"], np.nan),
+                "l2": l2,
+                "hoyer": np.clip((np.sqrt(n) - ratio) / np.where(n > 1, np.sqrt(n) - 1, np.nan), 0, 1),
+                "nan": state["nan"].copy(),
+                "inf": state["inf"].copy(),
+                "nan_share": state["nan"] / np.where(every > 0, every, np.nan),
+                "inf_share": state["inf"] / np.where(every > 0, every, np.nan),
+            }

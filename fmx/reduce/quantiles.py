@@ -1,0 +1,133 @@
+"""Quantiles in one pass, with a bound on their error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmx.reduce.columns import FusedReducer, table
+from fmx.reduce.protocol import State
+
+__all__ = ["Quantiles"]
+
+EMPTY = -(2**15)
+
+
+class Quantiles(FusedReducer):
+    """Quantiles of the finite values from counts in logarithmic cells.
+
+    As in DDSketch (Masson, Rim and Lee 2019), cells grow with the size of the values and counts are merged by adding.
+    Here a cell is what shares its sign, its power of two and the next bits of the mantissa, so that it is found without
+    a logarithm and exactly. Cells are kept for `octaves` powers of two below the largest absolute value; smaller values
+    other than 0 share one cell of either sign. The state depends on the values alone and not on their order.
+
+    The quantile is numpy's (``method="linear"``: between the two values next to it in order). Each of these two is off
+    by at most 1/`cells` of its own size, or by 2**-octaves of the power of two above the largest absolute value if that
+    is more; 0, the minimum and the maximum are exact. Inside a cell values are taken as evenly spread, which makes the
+    usual error much smaller than the bound.
+
+    Parameters
+    ----------
+    q : sequence of float
+        Quantiles from 0 to 1, in any order.
+    cells : int
+        Cells for each power of two; itself a power of two, up to 1024.
+    octaves : int
+        Powers of two below the largest value that are told apart.
+
+    Results
+    -------
+    quantiles : (*kept, quantile), in the order of `q`; NaN where nothing finite was seen
+    """
+
+    part = 2
+
+    def __init__(
+        self, q: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95), *, cells: int = 64, octaves: int = 24
+    ) -> None:
+        if not all(0 <= value <= 1 for value in q):
+            raise ValueError(f"quantiles are numbers from 0 to 1, not {list(q)}")
+        if cells < 1 or cells & (cells - 1) or cells * octaves > 2**14 or octaves < 1:
+            raise ValueError(f"{cells} cells in {octaves} octaves: take a power of two, and at most 16384 in all")
+        self.q = tuple(float(value) for value in q)
+        self.cells, self.octaves = cells, octaves
+        side = (cells * octaves + 1,)
+        self.dtype = np.dtype(
+            [
+                ("top", np.int64),
+                ("min", np.float64),
+                ("max", np.float64),
+                ("nan", np.int64),
+                ("inf", np.int64),
+                ("positive", np.int64, side),
+                ("negative", np.int64, side),
+                ("zero", np.int64),
+            ]
+        )
+
+    @property
+    def settings(self) -> dict[int, int]:
+        """Cells of a power of two, and powers of two."""
+        return {4: self.cells, 5: self.octaves}
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """Dim of quantiles."""
+        return {"quantiles": ("quantile",)}
+
+    @property
+    def error(self) -> str:
+        """The bound on the error in words."""
+        return (
+            f"each of the two values that a quantile lies between is off by at most 1/{self.cells} of its size, or by "
+            f"2**-{self.octaves} of the power of two above the largest absolute value"
+        )
+
+    def identity(self, shape: Sequence[int]) -> State:
+        """Give the state of nothing seen."""
+        state = np.zeros(tuple(shape), self.dtype)
+        state["top"], state["min"], state["max"] = EMPTY, np.inf, -np.inf
+        return state
+
+    def finalize(self, state: State) -> dict[str, NDArray[Any]]:
+        """Give the quantiles."""
+        return {"quantiles": self.at(state, self.q)}
+
+    def at(self, state: State, q: Sequence[float]) -> NDArray[np.float64]:
+        """Give any quantiles (*kept, quantile) of a state."""
+        from fmx.reduce.quantile_kernel import look_up
+
+        with table(state) as (whole, real):
+            out = np.empty((len(whole), len(q)))
+            look_up(whole, real, np.asarray(q, dtype=np.float64), self.cells, self.octaves, out)
+        return out.reshape(*state.shape, len(q))
+
+    def distribution(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Give the empirical distribution of one entry: how many values lie below each edge, exactly.
+
+        Returns
+        -------
+        edges : array (edge,)
+            Edges of the cells that hold values, ascending.
+        below : array (edge,) of int
+            Values below the edge, for edges above 0; values of at most the edge, for those below. 0 is there twice
+            if it was seen, before and after the zeros.
+        """
+        edges, below = self._cumulative(state)
+        inside = np.flatnonzero(np.diff(below))
+        chosen = np.unique(np.concatenate([inside, inside + 1]))
+        return edges[chosen], below[chosen]
+
+    def _cumulative(self, entry: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """List the edges of all cells in ascending order, and the number of values before each."""
+        counts = np.concatenate([entry["negative"][::-1], [entry["zero"]], entry["positive"]])
+        top = int(entry["top"]) if entry["top"] != EMPTY else 0
+        steps = np.arange(self.cells * self.octaves + 1)
+        octave, cell = np.divmod(steps, self.cells)
+        with np.errstate(over="ignore"):
+            sizes = np.ldexp(1 + cell / self.cells, (octave + (top - self.octaves + 1)).astype(np.int32))
+        edges = np.concatenate([-sizes[::-1], [0.0, 0.0], sizes])
+        return edges, np.concatenate([[0], np.cumsum(counts)])
