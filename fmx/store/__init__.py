@@ -1,7 +1,55 @@
-"""The labelled store of activations: its format, a writer and a reader."""
+"""The labelled store of activations: its format, where it is, how it is made, written, continued, checked and read.
 
+An extraction into a store, new or half there, goes like this::
+
+    final = place_of(to)
+    with StoreLock(final):
+        place = building_place(final, overwrite=overwrite)       # a hidden folder while something is replaced
+        if is_fmx_store(place):
+            stored = stored_settings(place)                      # attributes, samples, noise, …
+            if differences(stored, plan_settings(plan)): …       # refuse with what differs
+        else:
+            place = create_store(final, plan, overwrite=overwrite)
+        with UnitWriter(place, buffers=2) as writer:             # in as many processes as wanted
+            for unit in pending_units(place):
+                writer.start_unit()
+                writer.put(layer, rows, block, noise=level)
+                writer.finish_unit(unit)
+        finish_store(place)
+"""
+
+from fmx.store.compare import differences, plan_settings, stored_settings
+from fmx.store.create import building_place, create_store, finish_store, prepare_place
+from fmx.store.layout import Layout, is_fmx_store, pending_units, read_layout
+from fmx.store.locks import StoreLock
+from fmx.store.places import Place, place_of
+from fmx.store.plan import StorePlan
 from fmx.store.reader import Store, open_store
 from fmx.store.schema import FORMAT, layer_key
-from fmx.store.writer import StorePlan, StoreWriter, prepare_place
+from fmx.store.unit_writer import UnitWriter, writer_bytes
+from fmx.store.writer import StoreWriter
 
-__all__ = ["FORMAT", "Store", "StorePlan", "StoreWriter", "layer_key", "open_store", "prepare_place"]
+__all__ = [
+    "FORMAT",
+    "Layout",
+    "Place",
+    "Store",
+    "StoreLock",
+    "StorePlan",
+    "StoreWriter",
+    "UnitWriter",
+    "building_place",
+    "create_store",
+    "differences",
+    "finish_store",
+    "is_fmx_store",
+    "layer_key",
+    "open_store",
+    "pending_units",
+    "place_of",
+    "plan_settings",
+    "prepare_place",
+    "read_layout",
+    "stored_settings",
+    "writer_bytes",
+]

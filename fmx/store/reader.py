@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import dask
 import numpy as np
 import xarray as xr
-import zarr
 
 from fmx.errors import StoreError, near_files, near_matches
 from fmx.layers import LayerInfo, select_layers
+from fmx.store.layout import read_root
+from fmx.store.places import Place, place_of
 from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, layer_key
-from fmx.store.writer import is_fmx_store
 
 __all__ = ["Store", "open_store"]
 
@@ -28,13 +28,17 @@ class Store:
 
     Attributes
     ----------
-    path : Path
+    place : Place
+        Where it is.
+    path : Path or str
+        The folder, or the address.
     tree : xarray.DataTree
         The whole store, its arrays lazy on Dask.
     """
 
-    def __init__(self, path: Path, tree: xr.DataTree) -> None:
-        self.path = path
+    def __init__(self, place: Place, tree: xr.DataTree) -> None:
+        self.place = place
+        self.path: Path | str = place.local or place.text
         self.tree = tree
 
     def __repr__(self) -> str:
@@ -151,26 +155,47 @@ class Store:
         raise StoreError(f"The store has no sample {wanted}: {near_matches(wanted, ids)}")
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | Path | Place) -> Store:
     """Open a store, lazily.
+
+    Parameters
+    ----------
+    path : str, path or Place
+        A folder, or an address such as ``s3://bucket/acts.zarr``.
 
     Raises
     ------
     StoreError
         There is no store, or it has another format.
     """
-    place = Path(path)
-    if not place.exists():
-        raise StoreError(f"There is no store {place}: {near_files(place)}")
-    if not is_fmx_store(place):
+    place = place_of(path)
+    if place.local is not None and not place.local.exists():
+        raise StoreError(f"There is no store {place}: {near_files(place.local)}")
+    try:
+        root = read_root(place)
+    except OSError as error:
+        raise StoreError(f"{place} can't be read ({error}): correct the address, or see what it needs.") from error
+    if root is None:
         raise StoreError(f"{place} is no fmx store: make one with fmx extract.")
-    root = zarr.open_group(place, mode="r")
-    found = root.attrs[FORMAT_KEY]
+    found = root["attributes"][FORMAT_KEY]
     if found != FORMAT:
         raise StoreError(f"{place} has format {found}, and this fmx reads format {FORMAT}: update fmx.")
-    gathered = root.metadata.consolidated_metadata is not None
-    tree = xr.open_datatree(place, engine="zarr", chunks={}, consolidated=gathered)
+    gathered = root.get("consolidated_metadata") is not None
+    tree = xr.open_datatree(_for_xarray(place), engine="zarr", chunks={}, consolidated=gathered)
     # Labels are small, and grouping and selecting by them needs their values.
-    labels = {name: tree[name].load() for name in ("path", "label", "complete") if name in tree}
+    labels = {name: tree[name].load() for name in ("path", "label") if name in tree}
+    labels["complete"] = _complete(tree)
     tree.coords.update(labels)
     return Store(place, tree)
+
+
+def _for_xarray(place: Place) -> Any:
+    return place.local or place.zarr()
+
+
+def _complete(tree: xr.DataTree) -> xr.DataArray:
+    """Which samples are there; its many small parts need not be read where all of them are."""
+    found = tree.to_dataset()["complete"]
+    if tree.attrs["completeness"] != "complete":
+        return found.load()
+    return found.copy(data=np.ones(found.shape, dtype=bool))

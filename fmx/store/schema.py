@@ -18,11 +18,32 @@ import math
 from collections.abc import Sequence
 from urllib.parse import quote
 
-__all__ = ["FORMAT", "FORMAT_KEY", "LEADING_DIMS", "chunk_shape", "layer_key", "samples_per_chunk", "unit_size"]
+__all__ = [
+    "COUNTS",
+    "FORMAT",
+    "FORMAT_KEY",
+    "LEADING_DIMS",
+    "LOCK",
+    "MAKING",
+    "ROOT",
+    "chunk_shape",
+    "layer_key",
+    "samples_per_chunk",
+    "split_units",
+    "unit_size",
+]
 
 FORMAT = 1
 FORMAT_KEY = "fmx_format"
 LEADING_DIMS = ("sample", "noise", "timestep")
+ROOT = "zarr.json"
+LOCK = ".fmx-lock"
+MAKING = ".fmx-making"
+COUNTS = {
+    "nan": "values that are not a number",
+    "inf": "infinite values",
+    "overflow": "values too large for the type they are stored as; they are infinite in the store",
+}
 
 CHUNK_BYTES = 2 * 2**20
 UNIT_BYTES = 64 * 2**20
@@ -60,6 +81,11 @@ def unit_size(sample_bytes: int, samples: int, batch: int = 1) -> int:
     usual, most = (_power_of_two_below(size / max(sample_bytes, 1)) for size in (UNIT_BYTES, MOST_UNIT_BYTES))
     fits = max(usual, min(_power_of_two_above(batch), most))
     return min(fits, _power_of_two_above(samples), MOST_UNIT_SAMPLES)
+
+
+def split_units(samples: int, unit: int) -> list[range]:
+    """List the units of so many samples as ranges of positions; the last may be shorter."""
+    return [range(start, min(start + unit, samples)) for start in range(0, samples, unit)]
 
 
 def samples_per_chunk(sample_bytes: int, unit: int) -> int:
