@@ -56,18 +56,20 @@ def as_floats(block: NDArray[Any]) -> NDArray[Any]:
 def find_runs(block: NDArray[Any], axes: Sequence[int]) -> Runs:
     """Find the runs of a block whose `axes` are summed up, without copying what can be read as it lies."""
     values = as_floats(block)
-    # The order of what is summed up is free, so that axes that run backwards can be turned.
-    values = values[tuple(slice(None, None, -1 if stride < 0 else None) for stride in values.strides)]
+    # Axes that run backwards are turned; where they are kept, their labels are listed backwards.
+    turned = [stride < 0 for stride in values.strides]
+    values = values[tuple(slice(None, None, -1 if turn else None) for turn in turned)]
     size = values.itemsize
     if any(stride % size for stride in values.strides):
         values = np.ascontiguousarray(values)
     layout = [(n, stride // size) for n, stride in zip(values.shape, values.strides, strict=True)]
     kept = [axis for i, axis in enumerate(layout) if i not in axes]
+    backwards = [turn for i, turn in enumerate(turned) if i not in axes]
     (length, step), *outer = _joined([axis for i, axis in enumerate(layout) if i in axes])
     extent = 1 + sum((n - 1) * stride for n, stride in layout) if values.size else 0
     flat = as_strided(values, (extent,), (size,), writeable=False)
     mask = np.array([2**31 - 1], np.int32) if size == 4 else np.array([2**63 - 1], np.int64)
-    return Runs(flat, offsets(kept), offsets(outer[::-1]), length, step, mask, tuple(n for n, _ in kept))
+    return Runs(flat, offsets(kept, backwards), offsets(outer[::-1]), length, step, mask, tuple(n for n, _ in kept))
 
 
 def _joined(axes: list[Axis]) -> list[Axis]:
@@ -83,8 +85,10 @@ def _joined(axes: list[Axis]) -> list[Axis]:
     return joined or [(1, 1)]
 
 
-def offsets(axes: Sequence[Axis]) -> NDArray[np.int64]:
+def offsets(axes: Sequence[Axis], backwards: Sequence[bool] = ()) -> NDArray[np.int64]:
     """List where the entries of axes (length, stride) are, in C order."""
     parts = [np.arange(n, dtype=np.int64) * stride for n, stride in axes]
+    for i in np.flatnonzero(backwards):
+        parts[i] = parts[i][::-1]
     nothing = np.zeros(1, np.int64)
     return reduce(lambda before, part: np.add.outer(before, part).ravel(), parts, nothing)

@@ -79,15 +79,16 @@ class Histogram(FusedReducer):
     def finalize(self, state: State) -> dict[str, NDArray[Any]]:
         """Give counts, edges, nan and inf."""
         some = state["exponent"] != EMPTY
-        with np.errstate(all="ignore"):
-            last = np.where(some, self._last(state), 0)
+        last = np.where(some, self._last(state), 0)
         each = last // self.bins + 1  # fine bins in a bin
         padded = np.concatenate([state["counts"], np.zeros((*state.shape, 1), np.int64)], axis=-1)
         total = np.cumsum(padded, axis=-1) - padded
         ends = np.minimum(np.arange(self.bins + 1) * each[..., None], self.fine)
         cumulative = np.take_along_axis(total, ends, axis=-1)
         steps = state["low"][..., None] + np.arange(self.bins + 1) * each[..., None]
-        edges = np.ldexp(steps.astype(np.float64), np.where(some, state["exponent"], 0)[..., None].astype(np.int32))
+        exponent = np.where(some, state["exponent"], 0)[..., None].astype(np.int32)
+        with np.errstate(over="ignore"):
+            edges = np.ldexp(steps.astype(np.float64), exponent)
         return {
             "counts": np.diff(cumulative, axis=-1),
             "edges": np.where(some[..., None], edges, np.nan),

@@ -26,6 +26,9 @@ MANY = 16
 EMPTY = -(2**15)
 # The finest bins: their reciprocal is still a float32.
 FINEST = -120
+LARGEST = 1.7e308
+# The farthest that a whole number can be shifted.
+FARTHEST = 62
 
 COUNT, MEAN, M2, M3, M4, L1, MIN, MAX, ZEROS, NEGATIVE, NAN, INF = range(12)
 H_EXPONENT, H_LOW, H_MIN, H_MAX, H_NAN, H_INF, H_COUNTS = range(7)
@@ -177,7 +180,7 @@ def _bin(x: float, exponent: int) -> int:
 def _exponent(low: float, high: float, bins: int) -> int:
     """Choose the narrowest bins of which `bins` hold the range; they depend on nothing but the range."""
     finest = max(math.frexp(max(abs(low), abs(high)))[1] - 23, FINEST)
-    spread = math.frexp(0.5 * high - 0.5 * low)[1] + 1
+    spread = math.frexp(min(high - low, LARGEST))[1]
     exponent = max(finest, spread - math.frexp(float(bins))[1] - 1) if high > low else finest
     while _bin(high, exponent) - _bin(low, exponent) >= bins:
         exponent += 1
@@ -201,9 +204,10 @@ def _widen(whole: Any, real: Any, low: float, high: float, bins: int) -> None:
         return
     counts = whole[H_COUNTS : H_COUNTS + bins].copy()
     whole[H_COUNTS : H_COUNTS + bins] = 0
+    wider = min(exponent - before, FARTHEST)
     for i in range(bins):
         if counts[i]:
-            whole[H_COUNTS + ((first + i) >> (exponent - before)) - start] += counts[i]
+            whole[H_COUNTS + ((first + i) >> wider) - start] += counts[i]
 
 
 @part
@@ -416,7 +420,7 @@ def _merge_histogram(whole: Any, real: Any, other: Any, other_real: Any, bins: i
         return
     if other_real[H_MIN] < real[H_MIN] or other_real[H_MAX] > real[H_MAX]:
         _widen(whole, real, other_real[H_MIN], other_real[H_MAX], bins)
-    wider = whole[H_EXPONENT] - other[H_EXPONENT]
+    wider = min(whole[H_EXPONENT] - other[H_EXPONENT], FARTHEST)
     for i in range(bins):
         if other[H_COUNTS + i]:
             whole[H_COUNTS + ((other[H_LOW] + i) >> wider) - whole[H_LOW]] += other[H_COUNTS + i]
