@@ -168,7 +168,12 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("shape", "sentence"),
-        [((3, 4, 32, 32), "shape 3×4×32×32, not pictures"), ((10,), "shape 10"), ((2, 8, 8), "takes 2 channels")],
+        [
+            ((2, 8, 32, 32), "shape 2×8×32×32, not pictures"),
+            ((5, 3, 4, 32, 32), "shape 5×3×4×32×32, not pictures"),
+            ((10,), "shape 10"),
+            ((2, 8, 8), "takes 2 channels"),
+        ],
     )
     def test_inputs_that_are_no_pictures(self, shape, sentence):
         with pytest.raises(DataError, match=f"{sentence}.*: give the data as .npy"):

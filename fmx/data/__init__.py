@@ -1,6 +1,7 @@
 """Samples, how they are prepared for a model, and the noise that is added to them."""
 
 from fmx.data.noise import gaussian_noise, noise_levels
+from fmx.data.perturb import Perturbation, perturbation, perturbation_kinds
 from fmx.data.preprocess import Preprocess
 from fmx.data.sources import (
     ArraySource,
@@ -20,6 +21,7 @@ __all__ = [
     "ClipSource",
     "ItemSource",
     "NamedArrays",
+    "Perturbation",
     "PictureSource",
     "Preprocess",
     "Sample",
@@ -28,5 +30,7 @@ __all__ = [
     "gaussian_noise",
     "noise_levels",
     "open_source",
+    "perturbation",
+    "perturbation_kinds",
     "readable",
 ]

@@ -5,35 +5,26 @@ Any batch size, any worker and any resumed run therefore draw the same noise, bi
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.errors import DataError
+from fmx.data.perturb.base import perturbation
+from fmx.data.perturb.draw import generator
 
 __all__ = ["gaussian_noise", "noise_levels"]
 
-_HIGHEST = 1e6
-
 
 def noise_levels(levels: Iterable[float]) -> list[float]:
-    """Order the levels of the noise axis: 0, the clean pass, always first, then rising, each once.
+    """Order the levels of Gaussian noise: 0, the clean pass, always first, then rising, each once.
 
     Raises
     ------
     DataError
         A level is negative, not finite or beyond reason.
     """
-    given = [float(level) for level in levels]
-    bad = [level for level in given if not 0 <= level <= _HIGHEST]
-    if bad:
-        raise DataError(
-            f"Noise levels are standard deviations from 0 to {_HIGHEST:g}, not {bad[0]:g}: give --noise 0,0.2,0.4."
-        )
-    return sorted({0.0, *given})
+    return perturbation("gaussian").levels(levels)
 
 
 def gaussian_noise(shape: Sequence[int], *, seed: int, sample: str, timestep: int, level: float) -> NDArray[np.float32]:
@@ -55,9 +46,8 @@ def gaussian_noise(shape: Sequence[int], *, seed: int, sample: str, timestep: in
     array of float32
         Drawn from a counter-based generator (Philox) keyed by the hash of all four.
     """
-    packed = struct.pack("<qqd", seed, timestep, level) + sample.encode()
-    key = int.from_bytes(hashlib.blake2b(packed, digest_size=16).digest(), "little")
-    generator = np.random.Generator(np.random.Philox(key=key))
-    drawn = generator.standard_normal(tuple(shape), dtype=np.float32)
+    drawn = generator(seed=seed, sample=sample, timestep=timestep, level=level).standard_normal(
+        tuple(shape), dtype=np.float32
+    )
     drawn *= np.float32(level)
     return drawn

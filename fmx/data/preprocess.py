@@ -35,7 +35,7 @@ class Preprocess:
     interpolation : str
         ``bilinear``, ``bicubic`` or ``nearest``.
     antialias : bool
-        Smooth when shrinking, as Pillow always does.
+        Smooth when shrinking, as Pillow always does; only the frames of clips can do without.
     channels : int
         1 (grey), 3 (RGB) or 4 (RGBA).
     range : tuple of float
@@ -43,7 +43,8 @@ class Preprocess:
     mean, std : tuple of float
         Subtracted and divided by, a value a channel or one for all, in units of `range`.
     layout : str
-        ``CHW`` or ``HWC``.
+        ``CHW`` or ``HWC``; for models of whole clips ``CTHW``, ``TCHW`` or ``THWC``. Clips for a model of ``CHW`` are
+        ``CTHW``, for one of ``HWC`` ``THWC``.
     source : str
         Where these settings come from, in words.
     """
@@ -73,19 +74,22 @@ class Preprocess:
         Parameters
         ----------
         shape : sequence of int
-            Shape of one sample, (channel, y, x) or (y, x, channel).
+            Shape of one sample, (channel, y, x) or (y, x, channel); of a clip (channel, timestep, y, x), (timestep,
+            channel, y, x) or (timestep, y, x, channel).
         layout : str
-            ``CHW`` or ``HWC``.
+            ``CHW`` or ``HWC``; of clips it is told by where 1, 3 or 4 channels are.
 
         Raises
         ------
         DataError
             The input is no picture.
         """
-        if len(shape) != 3:
+        layout = _clip_layout(shape) if len(shape) == 4 else layout
+        if len(shape) not in {3, 4} or not layout:
             text = "×".join(map(str, shape))
             raise DataError(f"The model takes samples of shape {text}, not pictures: give the data as .npy.")
-        channels, height, width = (shape[2], shape[0], shape[1]) if layout == "HWC" else shape
+        sizes = dict(zip(layout, shape, strict=True))
+        channels, height, width = (sizes[axis] for axis in "CHW")
         if channels not in _MODES:
             raise DataError(f"The model takes {channels} channels, and pictures have 1, 3 or 4: give the data as .npy.")
         mean, std = _IMAGENET if channels == 3 else ((0.0,), (1.0,))
@@ -139,7 +143,69 @@ class Preprocess:
         pixels = np.asarray(image, dtype=np.uint8)
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
-    def numbers(self, picture: NDArray[np.uint8], noise: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def clip(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop the frames of a clip, each like a picture.
+
+        Parameters
+        ----------
+        frames : array of uint8, dims (timestep, y, x, band)
+
+        Returns
+        -------
+        array of uint8, dims (timestep, y, x, band)
+        """
+        if self.antialias:
+            return np.stack([self.picture(Image.fromarray(frame)) for frame in frames])
+        return self._unsmoothed(frames)
+
+    def _unsmoothed(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize without smoothing, as torchvision's presets for videos do; Pillow can't."""
+        import torch
+        from torchvision.transforms.v2 import functional as F
+
+        mode = _MODES[self.channels]
+        bands = np.stack([np.atleast_3d(np.asarray(_convert(Image.fromarray(frame), mode))) for frame in frames])
+        clip = torch.from_numpy(bands).permute(0, 3, 1, 2)
+        if self.resize is not None:
+            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+            clip = F.resize(clip, size, interpolation=_interpolation(self.interpolation), antialias=False)
+        if self.crop is not None:
+            clip = F.center_crop(clip, list(self.crop))
+        return np.ascontiguousarray(clip.permute(0, 2, 3, 1).numpy())
+
+    def shape(self, timesteps: int | None = None) -> tuple[int, ...]:
+        """Give the shape of one sample of model input, for pictures of a settled size.
+
+        Parameters
+        ----------
+        timesteps : int, optional
+            Frames, for a model of whole clips.
+
+        Raises
+        ------
+        DataError
+            Nothing settles the size.
+        """
+        if self.crop is None:
+            raise DataError("Pictures of different sizes don't fit one store: give --size or --crop.")
+        sizes = {"C": self.channels, "H": self.crop[0], "W": self.crop[1], "T": timesteps or 1}
+        return tuple(sizes[axis] for axis in (self._axes if timesteps is None else self.clip_axes))
+
+    @property
+    def _axes(self) -> str:
+        return self.layout.replace("T", "")
+
+    @property
+    def clip_axes(self) -> str:
+        """Axes of a clip in the model's input: ``CTHW``, ``TCHW`` or ``THWC``."""
+        return self.layout if "T" in self.layout else {"CHW": "CTHW", "HWC": "THWC"}[self.layout]
+
+    def numbers(
+        self,
+        picture: NDArray[np.uint8],
+        noise: NDArray[np.float32] | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         """Turn a picture into model input.
 
         Parameters
@@ -147,20 +213,65 @@ class Preprocess:
         picture : array of uint8, dims (y, x, band)
         noise : array of float32, dims (channel, y, x), optional
             Added while black is 0 and white is 1; values are not clipped, so that the noise stays what it is.
+        out : array of float32, optional
+            Where to write.
 
         Returns
         -------
         array of float32, dims (channel, y, x) or (y, x, channel)
         """
-        values = picture.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+        out = self._room(picture.shape) if out is None else out
+        bands = self._bands(out)
+        bands[...] = picture.transpose(2, 0, 1)
+        bands /= np.float32(255)
         if noise is not None:
-            values += noise
+            bands += noise
+        self._scale(bands)
+        return out
+
+    def scaled(self, values: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Turn a picture whose black is 0 and white 1 into model input.
+
+        Parameters
+        ----------
+        values : array of float32, dims (y, x, band)
+        out : array of float32, optional
+            Where to write.
+
+        Returns
+        -------
+        array of float32, dims (channel, y, x) or (y, x, channel)
+        """
+        out = self._room(values.shape) if out is None else out
+        bands = self._bands(out)
+        bands[...] = values.transpose(2, 0, 1)
+        self._scale(bands)
+        return out
+
+    def _room(self, shape: Sequence[int]) -> NDArray[np.float32]:
+        y, x, bands = shape
+        return np.empty((bands, y, x) if self._axes == "CHW" else (y, x, bands), np.float32)
+
+    def _bands(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values if self._axes == "CHW" else values.transpose(2, 0, 1)
+
+    def _scale(self, bands: NDArray[np.float32]) -> None:
+        """Scale (channel, y, x) in place, in the order and precision of torchvision's presets."""
         low, high = self.range
         if (low, high) != (0.0, 1.0):
-            values = values * np.float32(high - low) + np.float32(low)
+            bands *= np.float32(high - low)
+            bands += np.float32(low)
         mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
-        values = (values - mean) / std
-        return values.transpose(1, 2, 0) if self.layout == "HWC" else values
+        bands -= mean
+        bands /= std
+
+
+def _clip_layout(shape: Sequence[int]) -> str:
+    """Tell the axes of a clip from where the channels are, empty where no axis can be that."""
+    layouts = {0: "CTHW", 1: "TCHW", 3: "THWC"}
+    # The longer of the first two is time where both could be channels.
+    order = (1, 0, 3) if shape[0] not in _MODES or shape[1] == 3 != shape[0] else (0, 1, 3)
+    return next((layouts[axis] for axis in order if shape[axis] in _MODES), "")
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -170,7 +170,7 @@ class NamedArrays(Source):
         """Take all at once."""
         return [indices] if indices else []
 
-    def blocks(self, run: range) -> dict[str, NDArray[Any]]:
+    def block(self, run: range) -> dict[str, NDArray[Any]]:
         """Read some samples in a row, each array as (sample, …)."""
         return {name: source.block(run) for name, source in self.arrays.items()}
 

@@ -99,6 +99,25 @@ class Source(ABC):
         """Read some samples in a row, one at a time."""
         return (self.read(i) for i in run)
 
+    def block(self, run: range) -> NDArray[Any] | dict[str, NDArray[Any]]:
+        """Read some arrays in a row as one, (sample, …), or as one of each name.
+
+        Raises
+        ------
+        DataError
+            They are not alike.
+        """
+        read = [value if isinstance(value, Mapping) else {"": np.asarray(value)} for value in self.read_run(run)]
+        joined = {}
+        for name in read[0]:
+            for i, one in zip(run, read, strict=True):
+                if name not in one or one[name].shape != read[0][name].shape:
+                    raise DataError(
+                        f"Samples {run.start} and {i} have different shapes: give arrays of one shape, or pictures."
+                    )
+            joined[name] = np.stack([one[name] for one in read])
+        return joined.get("", joined)
+
     def stamp(self, index: int) -> str:
         """Give a short text that changes when the sample's content does, without reading much of it.
 
