@@ -1,9 +1,21 @@
 """Mergeable summaries of activations: pure array code, the same in extraction, on Dask and across machines."""
 
+from fmx.reduce.edges import EdgeHistogram
 from fmx.reduce.histogram import Histogram
 from fmx.reduce.moments import Moments
 from fmx.reduce.protocol import Position, Reducer, State
 from fmx.reduce.quantiles import Quantiles
 from fmx.reduce.sets import ReducerSet
+from fmx.reduce.top_samples import TopSamples
 
-__all__ = ["Histogram", "Moments", "Position", "Quantiles", "Reducer", "ReducerSet", "State"]
+__all__ = [
+    "EdgeHistogram",
+    "Histogram",
+    "Moments",
+    "Position",
+    "Quantiles",
+    "Reducer",
+    "ReducerSet",
+    "State",
+    "TopSamples",
+]

@@ -19,7 +19,7 @@ __all__ = ["accumulate", "merge"]
 
 # Values of a buffer, and labels gathered side by side where one label's values lie apart from each other.
 BUFFER = 2048
-GROUP = 16
+GROUP = 64
 # A buffer of which more than one in so many is zero is counted without its zeros.
 MANY = 16
 # Stands for an exponent where nothing was seen.
@@ -179,7 +179,8 @@ def _bin(x: float, exponent: int) -> int:
 @part
 def _exponent(low: float, high: float, bins: int) -> int:
     """Choose the narrowest bins of which `bins` hold the range; they depend on nothing but the range."""
-    finest = max(math.frexp(max(abs(low), abs(high)))[1] - 23, FINEST)
+    largest = max(abs(low), abs(high))
+    finest = max(math.frexp(largest)[1] - 23, FINEST) if largest > 0 else FINEST
     spread = math.frexp(min(high - low, LARGEST))[1]
     exponent = max(finest, spread - math.frexp(float(bins))[1] - 1) if high > low else finest
     while _bin(high, exponent) - _bin(low, exponent) >= bins:
