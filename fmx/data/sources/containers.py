@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import threading
-import weakref
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -22,9 +20,10 @@ import numpy as np
 
 from fmx.data.sources.arrays import ArraySource, Blocks, NamedArrays
 from fmx.data.sources.base import Source, file_stamp
+from fmx.data.sources.spool import scratch_folder
 from fmx.errors import DataError, near_matches
 
-__all__ = ["array_kind", "open_array_file", "pick_arrays", "scratch_folder", "text_labels"]
+__all__ = ["array_kind", "named_arrays", "open_array_file", "pick_arrays", "text_labels"]
 
 _USUAL = ("x", "images", "data", "inputs", "pictures")
 _LABELS = ("labels", "label", "y", "targets")
@@ -101,7 +100,7 @@ def pick_arrays(
         missing = [i for i in inputs if i not in arrays]
         if missing:
             raise DataError(f"{name} has no array {missing[0]}, which the model takes: {near_matches('', arrays)}")
-        return _together({i: arrays[i] for i in inputs}, arrays, name, stamp)
+        return named_arrays(arrays, name, inputs=inputs, stamp=stamp)
     candidates = [n for n, a in arrays.items() if n not in _LABELS and len(a.shape) > 1]
     usual = [n for n in _USUAL if n in candidates]
     if len(arrays) == 1:
@@ -115,12 +114,15 @@ def pick_arrays(
     raise DataError(f"{name} holds the arrays {', '.join(candidates)}: name one, {name}:{candidates[0]}.")
 
 
-def _together(
-    chosen: Mapping[str, Any], arrays: Mapping[str, Any], name: str, stamp: Callable[[], str] | None
+def named_arrays(
+    arrays: Mapping[str, Any], name: str, *, inputs: Sequence[str] = (), stamp: Callable[[], str] | None = None
 ) -> NamedArrays:
-    labels = _labels(arrays, next(iter(chosen)))
-    sources = {n: ArraySource(Named(a), f"{name}:{n}", stamp=stamp) for n, a in chosen.items()}
-    return NamedArrays(sources, labels=labels)
+    """Take arrays together by the names of the model's inputs; one that is called labels gives the labels."""
+    chosen = {n: a for n, a in arrays.items() if (n in inputs if inputs else n not in _LABELS or len(a.shape) > 1)}
+    if not chosen:
+        raise DataError(f"{name or 'The mapping'} holds labels only: give the model's inputs too.")
+    sources = {n: ArraySource(Named(a), f"{name}:{n}" if name else n, stamp=stamp) for n, a in chosen.items()}
+    return NamedArrays(sources, labels=_labels(arrays, next(iter(chosen))))
 
 
 class Named:
@@ -204,13 +206,6 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)
-
-
-def scratch_folder(owner: object) -> Path:
-    """Make a folder that goes when its owner does, at the latest when the program ends."""
-    folder = Path(tempfile.mkdtemp(prefix="fmx-"))
-    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _open_zarr(path: Path) -> Opened:

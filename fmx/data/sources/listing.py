@@ -137,7 +137,7 @@ def _from_rows(file: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list[S
         if not path.is_file():
             raise DataError(f"{where}: there is no file {path}; paths are relative to the folder of the list.")
         name = (row.get("id") or "").strip() or Path(text).as_posix()
-        for key in {f"id {name}", f"file {path.resolve()}"}:
+        for key in (f"file {path.resolve()}", f"id {name}"):
             if key in seen:
                 raise DataError(f"{where}: the {key} stands in line {seen[key]} already; list each once.")
             seen[key] = line

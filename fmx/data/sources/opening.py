@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fmx.data.sources import listing
-from fmx.data.sources.arrays import ArraySource, NamedArrays
+from fmx.data.sources.arrays import ArraySource
 from fmx.data.sources.base import Sample, Source, utf8
 from fmx.data.sources.clips import ClipSource
-from fmx.data.sources.containers import Named, array_kind, open_array_file
+from fmx.data.sources.containers import array_kind, named_arrays, open_array_file
 from fmx.data.sources.pictures import PictureSource
 from fmx.data.sources.streams import is_loader, open_items
 from fmx.errors import DataError, near_files
@@ -61,7 +61,7 @@ def open_source(
     if isinstance(data, str | Path):
         return _open_path(data, cutting, clips=clips, inputs=inputs)
     if isinstance(data, Mapping) and data and all(hasattr(v, "__array__") for v in data.values()):
-        return NamedArrays({str(k): ArraySource(Named(_array(v)), str(k)) for k, v in data.items()})
+        return named_arrays({str(k): _array(v) for k, v in data.items()}, "", inputs=inputs)
     if hasattr(data, "__array__") or isinstance(data, np.generic):
         return _from_array(data, clips=clips)
     if isinstance(data, Sequence) and all(isinstance(p, str | Path) for p in data) and not isinstance(data, bytes):

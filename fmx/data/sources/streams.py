@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from PIL import Image
 
 from fmx.data.sources.arrays import ArraySource, NamedArrays
 from fmx.data.sources.base import Read, Sample, Source
-from fmx.data.sources.containers import scratch_folder
+from fmx.data.sources.spool import Spool
 from fmx.errors import DataError
 
 __all__ = ["ItemSource", "StreamSource", "is_loader", "open_items"]
@@ -240,44 +239,17 @@ def _samples(batch: Any, name: str, size: int | None) -> Iterator[Any]:
 
 def _spooled(values: Iterator[Any], name: str, classes: Sequence[str]) -> Source:
     """Write samples to a temporary file, one at a time, to learn how many there are."""
-    folder, spools, labels, count, picture = None, {}, [], 0, False
-    keeper = _Keeper()
-    for count, item in enumerate(values, 1):
-        value, label = _taken(item, f"Sample {count - 1} of {name}")
-        labels.append("" if label is None else _label(label, classes))
-        picture = isinstance(value, Image.Image)
-        named = value if isinstance(value, Mapping) else {"": np.asarray(value)}
-        if folder is None:
-            folder = scratch_folder(keeper)
-            spools = {key: _Spool(folder / f"{n}.raw", array) for n, (key, array) in enumerate(named.items())}
-        for key, spool in spools.items():
-            spool.add(named.get(key), f"Sample {count - 1} of {name}")
-    if not count:
-        raise DataError(f"{name} gives no samples.")
-    arrays = {key: ArraySource(spool.array(), name, labels=labels, pictures=picture) for key, spool in spools.items()}
-    source: Source = arrays[""] if "" in arrays else NamedArrays(arrays, labels=labels)
+    labels, picture = [], False
+    with Spool() as spool:
+        for number, item in enumerate(values):
+            where = f"Sample {number} of {name}"
+            value, label = _taken(item, where)
+            labels.append("" if label is None else _label(label, classes))
+            picture = isinstance(value, Image.Image)
+            spool.add(value if isinstance(value, Mapping) else {"": np.asarray(value)}, where)
+        if not labels:
+            raise DataError(f"{name} gives no samples.")
+        arrays = {key: ArraySource(a, name, labels=labels, pictures=picture) for key, a in spool.arrays().items()}
+    source: Source = arrays[""] if "" in arrays else NamedArrays(arrays)
     source.notes.append(f"{name} does not say how many samples it has: all were put into a temporary file first")
-    source.attributes = source.attributes | {"spooled": count}
-    source.__dict__["keeper"] = keeper
     return source
-
-
-class _Keeper:
-    """What the temporary files live as long as."""
-
-
-class _Spool:
-    def __init__(self, path: Path, first: NDArray[Any]) -> None:
-        self._path, self._shape, self._dtype, self._count = path, first.shape, first.dtype, 0
-        self._file = path.open("wb")
-
-    def add(self, value: NDArray[Any] | None, where: str) -> None:
-        if value is None or value.shape != self._shape or value.dtype != self._dtype:
-            found = "nothing" if value is None else f"{value.dtype} of shape {value.shape}"
-            raise DataError(f"{where} is {found}, the first was {self._dtype} of shape {self._shape}: make all alike.")
-        self._file.write(np.ascontiguousarray(value).data)
-        self._count += 1
-
-    def array(self) -> NDArray[Any]:
-        self._file.close()
-        return np.memmap(self._path, self._dtype, "r", shape=(self._count, *self._shape))

@@ -130,6 +130,7 @@ class Decoder:
     def __init__(self, index: VideoIndex) -> None:
         self.index = index
         self.at = 0
+        self._damaged = False
         self._decoded: Iterator[tuple[int, Any]] = iter(())
         self._open()
 
@@ -161,8 +162,10 @@ class Decoder:
             self._seek(number)
         for position, frame in self._decoded:
             self.at = position + 1
+            # What is damaged spoils all that is predicted from it, up to the next keyframe.
+            self._damaged = frame.is_corrupt or (self._damaged and not frame.key_frame)
             if position >= number:
-                if position > number or frame.is_corrupt:
+                if position > number or self._damaged:
                     break
                 pixels = frame.to_ndarray(format="rgb24")
                 return np.rot90(pixels, frame.rotation // 90) if frame.rotation else pixels
@@ -175,7 +178,7 @@ class Decoder:
 
     def _seek(self, number: int) -> None:
         """Go to where the frame can be reached from: the nearest keyframe, the one before it, or the beginning."""
-        near = self._key(number)
+        near, self._damaged = self._key(number), False
         for key in dict.fromkeys((near, self._key(near - 1))):
             if key > 0:
                 self._container.seek(self.index.shown[key], stream=self._container.streams.video[0])
