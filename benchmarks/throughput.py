@@ -82,10 +82,10 @@ def bare_onnx(file: Path, data: np.ndarray, batch: int) -> Callable[[], None]:
 
 def extraction(model: object, data: object, to: Path, batch: int) -> Callable[[], None]:
     """Give a whole extraction into a new store, model already open."""
-    from fmx.extraction import prepare
+    from fmx.extraction import Request, run, settle
 
-    settled = prepare(model, data, to=to, layers=LAYERS, batch_size=batch, overwrite=True)
-    return lambda: settled.run() and None
+    request = Request(model=model, data=data, to=to, layers=LAYERS, batch_size=batch, overwrite=True)
+    return lambda: run(settle(request)) and None
 
 
 def capture_only(model: object, data: np.ndarray, batch: int) -> Callable[[], None]:

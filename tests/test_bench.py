@@ -22,23 +22,26 @@ def test_contenders_and_numbers() -> None:
     rows = bench(
         fmx.load(tiny_resnet(), input_shape=SHAPE),
         layers="stem,layer1",
-        batch_size=4,
+        batch_sizes=(4,),
         engines=("eager", "auto"),
         rounds=2,
         progress=lambda done, total: seen.append((done, total)),
     )
     assert [(row["what"], row["asked"]) for row in rows] == [
-        (what, engine) for engine in ("eager", "auto") for what in ("bare forward", "capture of 2 layers", "stem alone")
+        (what, engine)
+        for engine in ("eager", "auto")
+        for what in ("bare forward", "stem alone", "capture of 2 layers", "capture + reduce", "capture + store")
     ]
+    assert [row["bottleneck"] != "" for row in rows] == [False, False, False, True, True] * 2
     assert rows[0]["ratio"] == 1
     assert all(row["images_per_s"] > 0 and row["ratio"] > 0 for row in rows)
-    assert all(row["engine"] == "eager" for row in rows[:3])
+    assert all(row["engine"] == "eager" for row in rows[:5])
     assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_mistakes() -> None:
     model = fmx.load(tiny_resnet(), input_shape=SHAPE)
-    for change in ({"batch_size": 0}, {"rounds": 0}):
+    for change in ({"batch_sizes": [0]}, {"batch_sizes": []}, {"rounds": 0}):
         with pytest.raises(DataError):
             bench(model, **change)
     with pytest.raises(FmxError, match="no engine warp"):

@@ -20,7 +20,7 @@ from PIL import Image
 import fmx
 from fmx.data import PictureSource, gaussian_noise, open_source
 from fmx.errors import DataError, FmxError, ModelError, StoreError
-from fmx.extraction import prepare
+from fmx.extraction import Request, run, settle
 from fmx.extraction.feed import Feed
 
 SHAPE = (3, 32, 32)
@@ -104,16 +104,23 @@ def test_batch_size_changes_neither_noise_nor_activations(pictures: Path, tmp_pa
     fed: dict[int, np.ndarray[Any, Any]] = {}
     stores = {}
     for size in (1, 7, 32):
-        settled = prepare(
-            model(), pictures, to=tmp_path / f"{size}.zarr", layers=LAYERS, noise=[0, 0.2, 0.4], seed=7, batch_size=size
+        request = Request(
+            model=model(),
+            data=pictures,
+            to=tmp_path / f"{size}.zarr",
+            layers=LAYERS,
+            noise=[0, 0.2, 0.4],
+            seed=7,
+            batch_size=size,
         )
+        settled = settle(request)
         count = len(settled.source.samples)
         feed = Feed(
             settled.source,
             settled.preprocess,
             units=[range(8), range(8, count)],
             batch_size=size,
-            noise=settled.noise,
+            noise=settled.levels,
             seed=7,
         )
         values = np.empty((count, 3, *SHAPE), np.float32)
@@ -121,7 +128,7 @@ def test_batch_size_changes_neither_noise_nor_activations(pictures: Path, tmp_pa
             for batch in feed:
                 start = batch.unit.start
                 values[start + batch.rows.start : start + batch.rows.stop, batch.level] = batch.values
-        fed[size], stores[size] = values, settled.run()
+        fed[size], stores[size] = values, run(settled)
     assert np.array_equal(fed[1], fed[7])
     assert np.array_equal(fed[1], fed[32])
     for name in LAYERS.split(","):
@@ -172,11 +179,11 @@ def test_units_of_several_batches_and_several_units(tmp_path: Path, monkeypatch:
 
 def test_model_runs_while_the_store_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one unit is being written, the next batch is being run."""
-    from fmx.store.writer import StoreWriter
+    from fmx.store.unit_writer import UnitWriter
 
     monkeypatch.setattr("fmx.store.schema.UNIT_BYTES", 4 * 8 * 16 * 16 * 4)
     writing, overlapped = threading.Event(), threading.Event()
-    real_write, real_put = StoreWriter._write, StoreWriter.put
+    real_write, real_put = UnitWriter._write, UnitWriter.put
 
     def slow_write(self: Any, *args: Any) -> None:
         writing.set()
@@ -189,8 +196,8 @@ def test_model_runs_while_the_store_is_written(tmp_path: Path, monkeypatch: pyte
             overlapped.set()
         real_put(self, *args, **kwargs)
 
-    monkeypatch.setattr(StoreWriter, "_write", slow_write)
-    monkeypatch.setattr(StoreWriter, "put", put)
+    monkeypatch.setattr(UnitWriter, "_write", slow_write)
+    monkeypatch.setattr(UnitWriter, "put", put)
     data = np.zeros((16, *SHAPE), np.float32)
     fmx.extract(model(), data, to=tmp_path / "a.zarr", layers="stem", batch_size=2)
     assert overlapped.is_set()

@@ -13,6 +13,7 @@ def main() -> None:
     import typer
 
     from fmx.cli.app import app
+    from fmx.cli.options import Stopped
     from fmx.errors import FmxError
 
     try:
@@ -23,7 +24,10 @@ def main() -> None:
     except _usage_error() as error:
         sys.exit(_explain(error))
     except (typer.Abort, KeyboardInterrupt):
-        sys.stderr.write("fmx: stopped; a store that was being written is not complete\n")
+        sys.stderr.write("fmx: stopped; run the same command to go on where it was\n")
+        sys.exit(130)
+    except Stopped as stopped:
+        sys.stderr.write(f"fmx: {stopped}\n")
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         sys.stderr.close()

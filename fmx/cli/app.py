@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli.benchmark import bench
+from fmx.cli.extraction import extract
 
 __all__ = ["app"]
 
@@ -84,113 +86,10 @@ def _assumed(model: Any) -> str:
     return f"the model does not say what it takes; assumed: {assumed} (change it with --input-shape)" if assumed else ""
 
 
-@app.command(
+app.command(
     epilog="Example: fmx extract torchvision:resnet18 photos/ -o acts.zarr --weights resnet18.pth --noise 0,0.2,0.4"
-)
-def extract(
-    model: opt.Model,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="A picture, a folder (subfolders are labels) or an .npy file.", show_default=False
-        ),
-    ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="STORE", help="Where the store is made.")],
-    layers: opt.Layers = "auto",
-    weights: opt.Weights = None,
-    allow_partial: opt.AllowPartial = False,
-    noise: Annotated[
-        str, typer.Option(help="Levels of Gaussian noise, 0 (always there) to 1 of the way from black to white.")
-    ] = "0",
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Samples that the model runs at once.")] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    engine: Annotated[
-        str, typer.Option(help="auto: the fastest that agrees with the reference; eager: the reference; or a name.")
-    ] = "auto",
-    outputs: Annotated[bool, typer.Option("--outputs", help="Keep the model's outputs too.")] = False,
-    size: opt.Size = None,
-    crop: opt.Crop = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    value_range: opt.Range = None,
-    channels: opt.Channels = None,
-    layout: opt.Layout = None,
-    input_shape: opt.InputShape = None,
-    on_error: Annotated[
-        str, typer.Option(help="Pictures that can't be read: fail, or skip and list them in the store.")
-    ] = "fail",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there already.")] = False,
-) -> None:
-    """Stream a model's activations for every sample into a labelled store."""
-    from fmx.cli.output import note, progress, say
-    from fmx.extraction import prepare
-
-    settled = prepare(
-        model,
-        data,
-        to=output,
-        layers=layers,
-        noise=opt.numbers("--noise", noise) or [],
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        engine=engine,
-        outputs=outputs,
-        pictures=opt.pictures(size, crop, mean, std, value_range, channels, layout),
-        weights=weights,
-        allow_partial=allow_partial,
-        input_shape=opt.shape(input_shape),
-        on_error=on_error,
-        overwrite=overwrite,
-    )
-    for text in settled.notes:
-        note(text)
-    for name in settled.skipped:
-        note(f"left out, as it can't be read: {name}")
-    with progress("extracting") as update:
-        store = settled.run(update)
-    names = ", ".join(info.name for info in store.layers[:6]) + (", …" if len(store.layers) > 6 else "")
-    count = len(store.samples)
-    levels = len(settled.noise)
-    say(f"{output}: {count} sample{'s' * (count != 1)} × {levels} noise level{'s' * (levels != 1)} of {names}")
-    say(f"Next: fmx stats {output} · fmx render grid {output}")
-
-
-@app.command(epilog="Example: fmx bench torchvision:resnet18 --layers layer1,layer2,layer3,layer4")
-def bench(
-    model: opt.Model,
-    layers: opt.Layers = "auto",
-    weights: opt.Weights = None,
-    batch_size: Annotated[int, typer.Option(help="Samples that the model runs at once.")] = 32,
-    engines: Annotated[str, typer.Option(help="Engines to time, separated by commas.")] = "eager,auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
-    input_shape: opt.InputShape = None,
-    json: opt.Json = False,
-) -> None:
-    """Time the bare model and the capture of its layers, side by side."""
-    from fmx.adapter import load
-    from fmx.cli.output import print_json, print_table, progress
-    from fmx.extraction import bench as measure
-
-    opened = load(model, weights=weights, input_shape=opt.shape(input_shape))
-    asked = [name.strip() for name in engines.split(",") if name.strip()]
-    with progress("timing") as update:
-        rows = measure(
-            opened,
-            layers=layers,
-            batch_size=batch_size,
-            engines=asked,
-            device=device,
-            rounds=rounds,
-            progress=update,
-        )
-    if json:
-        print_json(rows)
-    else:
-        headings = {"what": "what", "engine": "engine", "images_per_s": "images/s", "ratio": f"× bare {asked[0]}"}
-        print_table(rows, headings)
+)(extract)
+app.command(epilog="Example: fmx bench torchvision:resnet18 --layers layer1,layer2,layer3,layer4")(bench)
 
 
 @app.command(epilog="Example: fmx info acts.zarr")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fmx.cli.output import print_table, progress, say
+from fmx.cli.output import extraction_bar, print_table, say
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run_demo(folder: str) -> None:
     photos = [Path(data_dir) / name for name in _PHOTOS]
     say("EfficientNet-Lite0 (ImageNet) looks at two photographs, clean and with noise.")
     say()
-    with progress("extracting") as update:
+    with extraction_bar() as update:
         store = extract(
             _MODEL,
             photos,

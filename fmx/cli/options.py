@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +21,12 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+
+
+class Stopped(Exception):  # noqa: N818 - what the user asked for is no error
+    """Ended early because the user asked for it; says how to go on."""
+
+
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A store made by fmx extract.", show_default=False)]
 Weights = Annotated[
     str | None, typer.Option(help="State dict for a model that is named, or DEFAULT to download torchvision's.")
@@ -62,6 +70,46 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise FmxError(f"{option} takes numbers separated by commas, not '{text}'.") from None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Read words that are separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def memory(text: str | None) -> int | None:
+    """Read an amount of memory in bytes, such as 2GB or 500 MB.
+
+    Raises
+    ------
+    FmxError
+        Something else stands there.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?\s*", text, re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise FmxError(f"--memory takes an amount such as 2GB or 500MB, not '{text}'.")
+    unit = (match[2] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * base ** " kmgt".index(unit[:1] or " "))
+
+
+def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """Read key=value pairs.
+
+    Raises
+    ------
+    FmxError
+        One has no key.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise FmxError(f"{option} takes key=value, such as {option} experiment=gaze-3, not '{text}'.")
+        found[key.strip()] = value.strip()
+    return found
 
 
 def shape(text: str | None) -> tuple[int, ...] | None:

@@ -7,13 +7,16 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["note", "print_json", "print_table", "progress", "say"]
+if TYPE_CHECKING:
+    from fmx.extraction import Status
+
+__all__ = ["extraction_bar", "note", "print_json", "print_table", "progress", "say"]
 
 _PIPE_WIDTH = 400
 _LEAST_NAME = 12
@@ -81,10 +84,29 @@ def _cell(value: Any) -> str:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with rate and time left on anything over two seconds, and nothing where there is no terminal."""
+    with _bar(what) as update:
+        yield lambda done, total: update(done, total, "")
+
+
+@contextmanager
+def extraction_bar() -> Iterator[Callable[[Status], None]]:
+    """Show a bar as `progress` does, with MB/s and what the extraction waits for."""
+    with _bar("extracting") as update:
+
+        def tell(status: Status) -> None:
+            rate = status.nbytes / 1e6 / status.seconds if status.seconds else 0.0
+            stored = f"{rate:.0f} MB/s  " if status.nbytes else ""
+            update(status.done, status.total, f"{stored}bound by {status.bottleneck}" if status.bottleneck else stored)
+
+        yield tell
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not sys.stderr.isatty():
-        yield lambda _done, _total: None
+        yield lambda _done, _total, _more: None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -92,13 +114,19 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[more]}"),
     )
     with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, rate="", visible=False)
+        task = bar.add_task(what, total=None, rate="", more="", visible=False)
+        before: list[int] = []
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, more: str) -> None:
+            # What was there already when this run began says nothing about its rate.
+            if not before:
+                before.append(done)
             elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{done / elapsed:.1f}/s" if done and elapsed else ""
-            bar.update(task, completed=done, total=total, rate=rate, visible=elapsed > 2)
+            made = done - before[0]
+            rate = f"{made / elapsed:.1f}/s" if made and elapsed else ""
+            bar.update(task, completed=done, total=total, rate=rate, more=more, visible=elapsed > 2)
 
         yield update

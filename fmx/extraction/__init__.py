@@ -1,7 +1,23 @@
 """Running a session over a source and streaming what it captures into a store."""
 
+from fmx.extraction.api import extract
 from fmx.extraction.bench import bench
+from fmx.extraction.estimate import Estimate, estimate
+from fmx.extraction.pipeline import Status
 from fmx.extraction.prepare import PictureOptions
-from fmx.extraction.run import Extraction, extract, prepare
+from fmx.extraction.request import Request
+from fmx.extraction.run import run
+from fmx.extraction.settle import Settled, settle
 
-__all__ = ["Extraction", "PictureOptions", "bench", "extract", "prepare"]
+__all__ = [
+    "Estimate",
+    "PictureOptions",
+    "Request",
+    "Settled",
+    "Status",
+    "bench",
+    "estimate",
+    "extract",
+    "run",
+    "settle",
+]

@@ -1,10 +1,14 @@
-"""How fast a model runs, bare and with values taken out, on every engine that it has."""
+"""How fast a model runs: bare, with values taken out, reduced, and stored, by engine, batch size and device."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,88 +17,160 @@ from numpy.typing import NDArray
 
 from fmx.adapter import Model, Session, choose_layers
 from fmx.errors import DataError, ModelError
+from fmx.extraction.pipeline import Status
+from fmx.extraction.request import Request
+from fmx.extraction.run import run
+from fmx.extraction.settle import settle
+from fmx.layers import LayerInfo
 
 __all__ = ["bench"]
 
 Progress = Callable[[int, int], None]
+_BATCHES = 4
+_REDUCERS = ("stats", "hist")
+
+
+@dataclass
+class _Contender:
+    """Something that is timed: runs once and gives images a second and what it waited for."""
+
+    what: str
+    engine: str
+    asked: str
+    batch_size: int
+    device: str
+    run: Callable[[], tuple[float, str]]
 
 
 def bench(
     model: Model,
     *,
+    data: Any = None,
     layers: str | Iterable[str] = "auto",
-    batch_size: int = 32,
+    batch_sizes: Sequence[int] = (32,),
     engines: Sequence[str] = ("eager", "auto"),
-    device: str = "cpu",
+    devices: Sequence[str] = ("cpu",),
     rounds: int = 5,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Time the bare model and the capture of layers, in turn within each round, on random input.
+    """Time the bare model, the capture of layers, and whole extractions, in turn within each round.
 
     Parameters
     ----------
     model : Model
+    data : anything that `fmx.extract` takes, optional
+        What is extracted, so that decoding counts too; random input if left out. Passes that keep nothing always run on
+        random input.
     layers : str or iterable of str
         What is captured.
-    batch_size : int
-        Samples a batch; each contender runs one batch a round.
-    engines : sequence of str
-    device : str
+    batch_sizes : sequence of int
+    engines, devices : sequence of str
     rounds : int
-        Timed rounds, after one that warms up.
+        Timed rounds, after one that warms up. A round is one batch, and four batches for whole extractions.
     progress : callable, optional
         Called with the number of rounds done and the number in all.
 
     Returns
     -------
     list of dict
-        A row for each contender: ``what``, ``engine``, ``images_per_s`` (from the median round) and ``ratio`` to the
-        bare forward pass of the first engine (the median of the ratios within the rounds).
+        A row for each contender: ``what``, ``engine``, ``batch_size``, ``device``, ``images_per_s`` (the median round),
+        ``ratio`` to the first row's bare forward pass (the median of the ratios within the rounds) and, for whole
+        extractions, ``bottleneck``: what the rest waited for.
     """
-    if batch_size < 1 or rounds < 1:
+    if min(batch_sizes, default=0) < 1 or rounds < 1:
         raise DataError("A benchmark needs at least one round of one sample: correct --batch-size or --rounds.")
-    batch = _random_batch(model, batch_size)
+    if len(model.inputs) != 1:
+        raise ModelError(f"{model.source} takes {len(model.inputs)} inputs: only models of one input can be timed.")
     chosen = choose_layers(model, layers)
     with ExitStack() as stack:
-        contenders: dict[tuple[str, str], Session] = {}
-        for engine in engines:
-            for what, wanted, outputs in (
-                ("bare forward", [], True),
-                (f"capture of {len(chosen)} layers", chosen, False),
-                (f"{chosen[0].name} alone", chosen[:1], False),
-            ):
-                session = model.session(wanted, device=device, engine=engine, outputs=outputs)
-                contenders[what, engine] = stack.enter_context(session)
-        seconds = _rounds(contenders, batch, rounds, progress or (lambda _done, _total: None))
-    base = next(iter(seconds.values()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fmx-bench-", dir=".")))
+        contenders = [
+            contender
+            for device, batch_size, engine in product(devices, batch_sizes, engines)
+            for contender in _contenders(stack, model, chosen, data, batch_size, engine, device, folder)
+        ]
+        rates, waits = _rounds(contenders, rounds, progress or (lambda _done, _total: None))
+    base = rates[0]
     return [
         {
-            "what": what,
-            "engine": contenders[what, engine].engine if engine == "auto" else engine,
-            "asked": engine,
-            "images_per_s": batch_size / median(taken),
-            "ratio": median(b / t for b, t in zip(base, taken, strict=True)),
+            "what": each.what,
+            "engine": each.engine,
+            "asked": each.asked,
+            "batch_size": each.batch_size,
+            "device": each.device,
+            "images_per_s": median(taken),
+            "ratio": median(rate / b for rate, b in zip(taken, base, strict=True)),
+            "bottleneck": waited,
         }
-        for (what, engine), taken in seconds.items()
+        for each, taken, waited in zip(contenders, rates, waits, strict=True)
     ]
 
 
-def _random_batch(model: Model, count: int) -> NDArray[Any]:
-    if len(model.inputs) != 1:
-        raise ModelError(f"{model.source} takes {len(model.inputs)} inputs: only models of one input can be timed.")
+def _contenders(
+    stack: ExitStack,
+    model: Model,
+    layers: Sequence[LayerInfo],
+    data: Any,
+    batch_size: int,
+    engine: str,
+    device: str,
+    folder: Path,
+) -> Iterable[_Contender]:
     info = model.inputs[0]
-    return np.random.default_rng(0).random((count, *info.shape)).astype(info.dtype)
+    batch = np.random.default_rng(0).random((batch_size, *info.shape)).astype(info.dtype)
+    settled_on = engine
+    for what, wanted, outputs in (
+        ("bare forward", [], True),
+        (f"{layers[0].name} alone", layers[:1], False),
+        (f"capture of {len(layers)} layers", layers, False),
+    ):
+        session = stack.enter_context(model.session(wanted, device=device, engine=engine, outputs=outputs))
+        session.run(batch)  # settles the engine
+        settled_on = session.engine
+        yield _Contender(what, settled_on, engine, batch_size, device, _timed(session, batch))
+    extracted = np.concatenate([batch] * _BATCHES) if data is None else data
+    for what, reduce in (("capture + reduce", _REDUCERS), ("capture + store", ())):
+        request = Request(
+            model=model,
+            data=extracted,
+            to=folder / f"{device}-{batch_size}-{engine}.zarr".replace(":", "-"),
+            layers=[layer.name for layer in layers],
+            batch_size=batch_size,
+            engine=settled_on,
+            device=device,
+            reduce=reduce,
+            overwrite=True,
+        )
+        yield _Contender(what, settled_on, engine, batch_size, device, _extracting(request))
 
 
-def _rounds(
-    contenders: dict[tuple[str, str], Session], batch: NDArray[Any], rounds: int, progress: Progress
-) -> dict[tuple[str, str], list[float]]:
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
+def _timed(session: Session, batch: NDArray[Any]) -> Callable[[], tuple[float, str]]:
+    def once() -> tuple[float, str]:
+        start = time.perf_counter()
+        session.run(batch)
+        return len(batch) / (time.perf_counter() - start), ""
+
+    return once
+
+
+def _extracting(request: Request) -> Callable[[], tuple[float, str]]:
+    def once() -> tuple[float, str]:
+        marks: list[Status] = []
+        settled = settle(request)
+        start = time.perf_counter()
+        run(settled, marks.append)
+        return len(settled.source.samples) / (time.perf_counter() - start), marks[-1].bottleneck
+
+    return once
+
+
+def _rounds(contenders: Sequence[_Contender], rounds: int, progress: Progress) -> tuple[list[list[float]], list[str]]:
+    rates: list[list[float]] = [[] for _ in contenders]
+    waits = [""] * len(contenders)
     for number in range(rounds + 1):
-        for key, session in contenders.items():
-            start = time.perf_counter()
-            session.run(batch)
-            if number:  # the first round warms up, and settles engines
-                seconds[key].append(time.perf_counter() - start)
+        for i, contender in enumerate(contenders):
+            rate, waits[i] = contender.run()
+            if number:  # the first round warms up
+                rates[i].append(rate)
         progress(number, rounds)
-    return seconds
+    return rates, waits

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fmx.adapter import Model
-from fmx.data import ArraySource, PictureSource, Preprocess
+from fmx.data import Preprocess, Source
 from fmx.errors import DataError
 
-__all__ = ["PictureOptions", "choose_preprocess", "fit_input"]
+__all__ = ["PictureOptions", "choose_preprocess", "fit_input", "takes_clips"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _layout(name: str) -> str:
     return layouts[name]
 
 
-def choose_preprocess(model: Model, source: PictureSource | ArraySource, options: PictureOptions) -> Preprocess | None:
+def choose_preprocess(model: Model, source: Source, options: PictureOptions) -> Preprocess | None:
     """Settle how samples are prepared: the model's own way, else what is usual, overruled by the options.
 
     Returns
@@ -145,7 +145,7 @@ def choose_preprocess(model: Model, source: PictureSource | ArraySource, options
     Preprocess or None
         None for arrays that are model input already.
     """
-    if isinstance(source, ArraySource) and not options.given:
+    if not source.pictures and not options.given:
         return None
     if model.preprocessing is not None:
         base = Preprocess.from_settings(model.preprocessing)
@@ -155,46 +155,26 @@ def choose_preprocess(model: Model, source: PictureSource | ArraySource, options
     return options.apply(base)
 
 
-def fit_input(model: Model, source: PictureSource | ArraySource, preprocess: Preprocess | None) -> Model:
+def takes_clips(model: Model, source: Source) -> bool:
+    """Say whether a model takes the clips of a source whole, and not one frame after the other."""
+    return source.timesteps > 1 and len(model.inputs) == 1 and len(model.inputs[0].shape) == 4
+
+
+def fit_input(model: Model, source: Source, preprocess: Preprocess | None) -> Model:
     """Return the model for the shape that the samples will have.
 
     Raises
     ------
+    DataError
+        Nothing settles the size of the pictures.
     ModelError
         The model does not take that shape.
     """
-    shape: tuple[int, ...]
-    if preprocess is None:
-        assert isinstance(source, ArraySource)
-        shape = source.shape
+    clip = takes_clips(model, source)
+    if preprocess is not None:
+        shape: tuple[int, ...] | None = preprocess.shape(source.timesteps if clip else None)
+    elif clip and source.shape is not None:
+        shape = (source.shape[0], source.timesteps, *source.shape[1:])
     else:
-        if preprocess.crop is None:
-            raise DataError("Pictures of different sizes don't fit one store: give --size or --crop.")
-        height, width = preprocess.crop
-        shape = (preprocess.channels, height, width)
-        if preprocess.layout == "HWC":
-            shape = (height, width, preprocess.channels)
-    return model if tuple(model.inputs[0].shape) == shape else model.with_input(shape)
-
-
-def as_picture(sample: Any, path: str) -> Any:
-    """Turn an array that is to be prepared like a picture into one.
-
-    Raises
-    ------
-    DataError
-        It is no uint8 array (y, x), (y, x, band) or (band, y, x).
-    """
-    from PIL import Image
-
-    array = np.asarray(sample)
-    if array.ndim == 3 and array.shape[0] in {1, 3, 4} and array.shape[2] not in {1, 3, 4}:
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.dtype != np.uint8 or array.ndim not in {2, 3}:
-        raise DataError(
-            f"{path} holds {array.dtype} of shape {array.shape}: only uint8 pictures (y, x, band) can be prepared; "
-            "leave the picture options out to take the array as model input."
-        )
-    return Image.fromarray(np.ascontiguousarray(array))
+        shape = source.shape
+    return model if shape is None or tuple(model.inputs[0].shape) == shape else model.with_input(shape)

@@ -1,158 +1,206 @@
-"""Extraction: a model's activations for every sample and noise level, streamed into a store."""
+"""Running a settled extraction: a new store, or what is missing of one that is there."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fmx.adapter import Capture, Model, Session, choose_layers, load
-from fmx.data import ArraySource, PictureSource, Preprocess, noise_levels, open_source
-from fmx.errors import DataError
+from fmx.adapter import Capture, Session
 from fmx.extraction.feed import Fed, Feed
-from fmx.extraction.prepare import PictureOptions, choose_preprocess, fit_input
-from fmx.layers import LayerInfo
-from fmx.store import Store, StorePlan, StoreWriter, open_store, prepare_place
+from fmx.extraction.pipeline import Handover, Meter, Progress, Sink, Status
+from fmx.extraction.reduction import ReduceSink, finish_reduction
+from fmx.extraction.settle import Settled, output_shapes
+from fmx.extraction.sinks import StoreSink
+from fmx.store import (
+    Place,
+    Store,
+    StoreLock,
+    UnitWriter,
+    building_place,
+    create_store,
+    finish_store,
+    open_store,
+    pending_units,
+    place_of,
+    read_layout,
+)
 
-__all__ = ["Extraction", "Progress", "extract", "prepare"]
+__all__ = ["choose_engine", "fill_units", "open_session", "run"]
 
-Progress = Callable[[int, int], None]
-DEFAULT_BATCH = 32
 _FEW_RUNS = 8
+Stop = Callable[[], bool]
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """An extraction that is settled and can run.
+def run(settled: Settled, progress: Progress | None = None, stop: Stop | None = None) -> Store:
+    """Run the model over all samples that are not in the store yet.
 
-    Attributes
+    Parameters
     ----------
-    model : Model
-        For the shape that the samples have.
-    layers : list of LayerInfo
-    source : PictureSource or ArraySource
-    preprocess : Preprocess or None
-    noise : list of float
-    skipped : list of str
-        Ids of pictures that can't be read and are left out.
-    notes : list of str
-        What had to be assumed, for the user.
+    settled : Settled
+    progress : callable, optional
+        Called with a `Status` after every batch.
+    stop : callable, optional
+        Asked at the end of each write unit whether to end there.
+
+    Returns
+    -------
+    Store
+        Complete, or partial if `stop` said so; running the same again goes on.
     """
-
-    model: Model
-    layers: list[LayerInfo]
-    source: PictureSource | ArraySource
-    preprocess: Preprocess | None
-    noise: list[float]
-    skipped: list[str]
-    notes: list[str]
-    seed: int
-    batch_size: int
-    device: str
-    engine: str
-    outputs: bool
-    path: Path
-    overwrite: bool
-
-    def run(self, progress: Progress | None = None) -> Store:
-        """Run the model over all samples and return the finished store."""
-        session = self.model.session(self.layers, device=self.device, engine=self._engine(), outputs=self.outputs)
-        with session:
-            plan = self._plan()
-            with self._feed(plan) as feed:
-                # The first batch settles the engine; only then there is something to write down.
-                batches = iter(feed)
-                first = next(batches)
-                captured = [(first, session.run(first.values))]
-                rest = ((fed, session.run(fed.values)) for fed in batches)
-                plan = replace(plan, attributes=self._attributes(session))
-                with StoreWriter(self.path, plan, overwrite=self.overwrite) as writer:
-                    self._stream(chain(captured, rest), writer, progress or _silent)
-        return open_store(self.path)
-
-    def _engine(self) -> str:
-        """Take the reference where choosing an engine would take longer than it could save."""
-        runs = len(self.source.samples) * len(self.noise) / self.batch_size
-        return "eager" if self.engine == "auto" and runs < _FEW_RUNS else self.engine
-
-    def _feed(self, plan: StorePlan) -> Feed:
-        return Feed(
-            self.source,
-            self.preprocess,
-            units=plan.units(),
-            batch_size=self.batch_size,
-            noise=self.noise,
-            seed=self.seed,
-        )
-
-    def _stream(self, captured: Iterable[tuple[Fed, Capture]], writer: StoreWriter, progress: Progress) -> None:
-        total, last = len(self.source.samples), len(self.noise) - 1
-        progress(0, total)
-        for fed, capture in captured:
-            if fed.rows.start == 0 and fed.level == 0:
-                writer.start_unit()
-            _put(writer, fed, capture)
-            if fed.level == last:
-                progress(fed.unit.start + fed.rows.stop, total)
-                if fed.rows.stop == len(fed.unit):
-                    writer.finish_unit(fed.unit)
-
-    def _plan(self) -> StorePlan:
-        samples = self.source.samples
-        picture = None
-        if self.preprocess is not None and self.preprocess.crop is not None:
-            picture = (*self.preprocess.crop, self.preprocess.channels)
-        return StorePlan(
-            samples=[s.id for s in samples],
-            paths=[s.path for s in samples],
-            labels=[s.label for s in samples],
-            noise=self.noise,
-            layers=self.layers,
-            attributes={},
-            batch=self.batch_size,
-            picture=picture,
-            outputs=self._output_shapes() if self.outputs else {},
-        )
-
-    def _output_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Run one blank sample to learn what the model puts out."""
-        info = self.model.inputs[0]
-        with self.model.session(self.layers[:1], device=self.device, outputs=True) as session:
-            outputs = session.run(np.zeros((1, *info.shape), info.dtype)).outputs
-        return {name: (tuple(array.shape[1:]), str(array.dtype)) for name, array in outputs.items()}
-
-    def _attributes(self, session: Session) -> dict[str, Any]:
-        model = self.model
-        prepared = None if self.preprocess is None else self.preprocess.settings()
-        return {
-            "model": model.source,
-            "fingerprint": model.fingerprint,
-            "adapter": model.adapter,
-            "engine": session.engine,
-            "engine_notes": list(session.engine_notes),
-            "device": self.device,
-            "layers": [layer.name for layer in self.layers],
-            "input_shape": list(model.inputs[0].shape),
-            "preprocessing": prepared or "none: arrays are the model's input",
-            "noise_kind": "gaussian",
-            "noise_space": "input" if self.preprocess is None else "pixel, black 0 and white 1, not clipped",
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "skipped": self.skipped,
-            "notes": self.notes,
-            "versions": _versions(),
-        }
+    job = _Job(settled, progress or _silent, stop or _never)
+    final = place_of(settled.request.to)
+    with StoreLock(final):
+        if settled.stored is not None:
+            job.resume(building_place(final, overwrite=settled.request.overwrite))
+        elif settled.request.workers or settled.request.scheduler:
+            job.begin_on_cluster()
+        else:
+            job.begin()
+    return open_store(final)
 
 
-def _silent(_done: int, _total: int) -> None:
+class _Job:
+    """One run of a settled extraction, with its progress."""
+
+    def __init__(self, settled: Settled, progress: Progress, stop: Stop) -> None:
+        self.settled = settled
+        self.stop = stop
+        self.meter = Meter(progress=progress, total=len(settled.source.samples))
+
+    def begin(self) -> None:
+        """Make the store once the first batch has settled the engine, and fill it."""
+        settled = self.settled
+        plan = settled.plan({}, output_shapes(settled))
+        with ExitStack() as stack:
+            session = stack.enter_context(open_session(settled, settled.engine))
+            feed = stack.enter_context(open_feed(settled, plan.units()))
+            batches = iter(feed)
+            first = next(batches)
+            session.run(first.values)
+            place = self._create(plan, {"engine": session.engine, "engine_notes": list(session.engine_notes)})
+            _stream(settled, session, place, chain([first], batches), self.meter, self.stop)
+        self._finish(place)
+
+    def begin_on_cluster(self) -> None:
+        """Make the store once a worker has settled the engine, and let the workers fill it."""
+        from fmx.extraction.distributed import cluster_for
+
+        settled = self.settled
+        with cluster_for(settled.request) as cluster:
+            chosen = cluster.settle_engine()
+            place = self._create(settled.plan({}, chosen.pop("outputs")), chosen)
+            cluster.fill(place, pending_units(place), chosen["engine"], self.meter.add, self.stop)
+        self._finish(place)
+
+    def resume(self, place: Place) -> None:
+        """Compute the units that are missing, with the engine and the batches that the store records."""
+        units = pending_units(place)
+        engine = read_layout(place).attributes["engine"]
+        self.meter.add(len(self.settled.source.samples) - sum(map(len, units)))
+        if units and (self.settled.request.workers or self.settled.request.scheduler):
+            from fmx.extraction.distributed import cluster_for
+
+            with cluster_for(self.settled.request) as cluster:
+                cluster.fill(place, units, engine, self.meter.add, self.stop)
+        elif units:
+            with open_session(self.settled, engine) as session:
+                fill_units(self.settled, session, place, units, meter=self.meter, stop=self.stop)
+        self._finish(place)
+
+    def _create(self, plan: Any, chosen: dict[str, Any]) -> Place:
+        settled = self.settled
+        about = settled.provenance() | settled.circumstances() | chosen | {"versions": _versions()}
+        return create_store(settled.request.to, replace(plan, attributes=about), overwrite=settled.request.overwrite)
+
+    def _finish(self, place: Place) -> None:
+        if not pending_units(place):
+            if self.settled.request.reduce and read_layout(place).attributes["completeness"] != "complete":
+                finish_reduction(self.settled, place)
+            finish_store(place)
+
+
+# -- what one process does, be it the user's or a worker -------------------------------------------------
+
+
+def open_session(settled: Settled, engine: str) -> Session:
+    """Prepare the model for the layers."""
+    request = settled.request
+    return settled.model.session(settled.layers, device=request.device, engine=engine, outputs=request.outputs)
+
+
+def open_feed(settled: Settled, units: Sequence[range]) -> Feed:
+    """Read and prepare the samples of some units."""
+    return Feed(
+        settled.source,
+        settled.preprocess,
+        units=units,
+        batch_size=settled.request.batch_size,
+        noise=settled.levels,
+        seed=settled.request.seed,
+        perturbation=settled.perturbation,
+        clip=settled.clip,
+    )
+
+
+def choose_engine(settled: Settled) -> dict[str, Any]:
+    """Settle the engine on the first batch; give ``engine``, ``engine_notes`` and the shapes of ``outputs``."""
+    units = settled.plan({}, {}).units()
+    with open_session(settled, settled.engine) as session, open_feed(settled, units[:1]) as feed:
+        session.run(next(iter(feed)).values)
+        engine, notes = session.engine, list(session.engine_notes)
+    return {"engine": engine, "engine_notes": notes, "outputs": output_shapes(settled)}
+
+
+def fill_units(
+    settled: Settled,
+    session: Session,
+    place: Place,
+    units: Sequence[range],
+    *,
+    meter: Meter | None = None,
+    stop: Stop | None = None,
+) -> None:
+    """Compute units of a store that is there."""
+    if units:
+        with open_feed(settled, units) as feed:
+            _stream(settled, session, place, feed, meter or Meter(), stop or _never)
+
+
+def _stream(settled: Settled, session: Session, place: Place, batches: Iterable[Fed], meter: Meter, stop: Stop) -> None:
+    last = len(settled.levels) - 1
+    with UnitWriter(place) as writer:
+        # A unit counts as done once the store's sink has ended it, which therefore comes last.
+        sinks: list[Sink] = [ReduceSink(settled, place, meter)] if settled.request.reduce else []
+        sinks.append(StoreSink(settled, writer, meter))
+        with Handover(sinks, meter, last_level=last, rows=settled.rows_per_sample) as out:
+            for fed in out.stream(_captured(session, batches, meter, stop)):
+                if fed.level == last:
+                    meter.add((fed.rows.stop - fed.rows.start) / settled.rows_per_sample)
+
+
+def _captured(session: Session, batches: Iterable[Fed], meter: Meter, stop: Stop) -> Iterator[tuple[Fed, Capture]]:
+    waiting = iter(batches)
+    while True:
+        with meter.stage("decode"):
+            fed = next(waiting, None)
+        if fed is None or (fed.rows.start == 0 and fed.level == 0 and stop()):
+            return
+        with meter.stage("model"):
+            capture = session.run(fed.values)
+        yield fed, capture
+
+
+def _silent(_status: Status) -> None:
     return None
+
+
+def _never() -> bool:
+    return False
 
 
 def _versions() -> dict[str, str]:
@@ -161,191 +209,3 @@ def _versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _put(writer: StoreWriter, fed: Fed, capture: Capture) -> None:
-    for name, block in capture.items():
-        writer.put(name, fed.rows, block, noise=fed.level)
-    for name, block in capture.outputs.items():
-        writer.put(f"outputs/{name}", fed.rows, block, noise=fed.level)
-    if fed.pictures is not None:
-        writer.put("inputs", fed.rows, fed.pictures)
-
-
-def prepare(
-    model: Any,
-    data: Any,
-    *,
-    to: str | Path,
-    layers: str | Iterable[str] = "auto",
-    noise: Sequence[float] = (0.0,),
-    seed: int = 0,
-    batch_size: int = DEFAULT_BATCH,
-    device: str = "cpu",
-    engine: str = "auto",
-    outputs: bool = False,
-    pictures: PictureOptions | None = None,
-    weights: str | Path | None = None,
-    allow_partial: bool = False,
-    input_shape: Sequence[int] | None = None,
-    on_error: str = "fail",
-    overwrite: bool = False,
-) -> Extraction:
-    """Settle an extraction without running it; takes what `extract` takes.
-
-    Raises
-    ------
-    FmxError
-        Anything about model, data, layers or store that would not work.
-    """
-    path = Path(to)
-    prepare_place(path, overwrite=overwrite)
-    if batch_size < 1:
-        raise DataError(f"A batch has at least one sample, not {batch_size}: correct --batch-size.")
-    if on_error not in {"fail", "skip"}:
-        raise DataError(f"There is no way to handle errors called {on_error}: use fail or skip.")
-    if not -(2**63) <= seed < 2**63:
-        raise DataError(f"--seed {seed} is too large: use a number of at most 18 digits.")
-    options = pictures or PictureOptions()
-    levels = noise_levels(noise)
-    source = open_source(data)
-    opened = _open(model, source, options, input_shape, {"weights": weights, "allow_partial": allow_partial})
-    preprocess = choose_preprocess(opened, source, options)
-    opened = fit_input(opened, source, preprocess)
-    chosen = choose_layers(opened, layers)
-    skipped: list[str] = []
-    if on_error == "skip" and isinstance(source, PictureSource):
-        source, skipped = source.readable()
-    return Extraction(
-        model=opened,
-        layers=chosen,
-        source=source,
-        preprocess=preprocess,
-        noise=levels,
-        skipped=skipped,
-        notes=_notes(opened, preprocess),
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        engine=engine,
-        outputs=outputs,
-        path=path,
-        overwrite=overwrite,
-    )
-
-
-def _open(
-    model: Any,
-    source: PictureSource | ArraySource,
-    options: PictureOptions,
-    input_shape: Sequence[int] | None,
-    asked: dict[str, Any],
-) -> Model:
-    if isinstance(model, Model):
-        return model
-    shape = input_shape or options.input_shape()
-    if shape is None and isinstance(source, ArraySource) and not options.given:
-        shape = source.shape
-    return load(model, input_shape=shape, layout=options.layout, **asked)
-
-
-def _notes(model: Model, preprocess: Preprocess | None) -> list[str]:
-    """Say what was assumed, in words for the user."""
-    notes = [model.notes] if model.notes else []
-    assumed = model.inputs[0].assumed
-    if preprocess is not None and preprocess.source == "assumed":
-        notes.append(
-            f"The model does not say how its pictures are prepared; assumed: {preprocess.describe()} "
-            "(change it with --size, --crop, --mean, --std, --range, --channels, --layout)"
-        )
-    elif assumed:
-        notes.append(f"The model does not say what it takes; assumed: {assumed} (change it with --input-shape)")
-    return notes
-
-
-def extract(
-    model: Any,
-    data: Any,
-    *,
-    to: str | Path,
-    layers: str | Iterable[str] = "auto",
-    noise: Sequence[float] = (0.0,),
-    seed: int = 0,
-    batch_size: int = DEFAULT_BATCH,
-    device: str = "cpu",
-    engine: str = "auto",
-    outputs: bool = False,
-    pictures: PictureOptions | None = None,
-    weights: str | Path | None = None,
-    allow_partial: bool = False,
-    input_shape: Sequence[int] | None = None,
-    on_error: str = "fail",
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Store:
-    """Stream the activations of a model into a store.
-
-    Parameters
-    ----------
-    model : Model, or anything that `fmx.load` opens
-    data : str, path, array or sequence of paths
-        A picture, a folder of pictures (subfolders are labels), an ``.npy`` file or an array (sample, …native), or a
-        list of pictures. Arrays are taken as model input as they are, unless `pictures` says how to prepare them.
-    to : str or path
-        Where the store is made.
-    layers : str or iterable of str
-        See `fmx.layers.select_layers`.
-    noise : sequence of float
-        Standard deviations of Gaussian noise: of pixels that run from 0 (black) to 1 (white), or of the model's input
-        for arrays. 0, the clean pass, is always there and comes first.
-    seed : int
-        With the sample's id, the timestep and the level it settles the noise, whatever the batch size.
-    batch_size : int
-        Samples that the model runs at once.
-    device : str
-        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-    engine : str
-        ``auto`` takes the fastest engine whose values on the first batch agree with the reference's within 1e-4 of
-        each layer's largest value; ``eager`` is the reference; a model lists the others when it is given a wrong one.
-    outputs : bool
-        Keep the model's outputs too.
-    pictures : PictureOptions, optional
-        Overrules how pictures are prepared.
-    weights, allow_partial, input_shape
-        See `fmx.load`.
-    on_error : {"fail", "skip"}
-        What to do about pictures that can't be read; ``skip`` looks at every picture first and lists in the store
-        what it left out.
-    overwrite : bool
-        Replace a store that is there already.
-    progress : callable, optional
-        Called with the number of samples done and the number in all.
-
-    Returns
-    -------
-    Store
-
-    Raises
-    ------
-    FmxError
-        With one sentence that says what was wrong and what to do.
-    """
-    settled = prepare(
-        model,
-        data,
-        to=to,
-        layers=layers,
-        noise=noise,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        engine=engine,
-        outputs=outputs,
-        pictures=pictures,
-        weights=weights,
-        allow_partial=allow_partial,
-        input_shape=input_shape,
-        on_error=on_error,
-        overwrite=overwrite,
-    )
-    return settled.run(progress)

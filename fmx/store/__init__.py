@@ -25,6 +25,7 @@ from fmx.store.locks import StoreLock
 from fmx.store.places import Place, place_of
 from fmx.store.plan import StorePlan
 from fmx.store.reader import Store, open_store
+from fmx.store.results import open_analysis, save_analysis, saved_analyses
 from fmx.store.schema import FORMAT, layer_key
 from fmx.store.unit_writer import UnitWriter, writer_bytes
 from fmx.store.writer import StoreWriter
@@ -44,12 +45,15 @@ __all__ = [
     "finish_store",
     "is_fmx_store",
     "layer_key",
+    "open_analysis",
     "open_store",
     "pending_units",
     "place_of",
     "plan_settings",
     "prepare_place",
     "read_layout",
+    "save_analysis",
+    "saved_analyses",
     "stored_settings",
     "writer_bytes",
 ]

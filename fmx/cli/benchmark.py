@@ -1,0 +1,65 @@
+"""The command ``fmx bench``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmx.cli import options as opt
+
+__all__ = ["bench"]
+
+
+def bench(
+    model: opt.Model,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATA]", help="What is extracted, so that decoding counts too (default: random input)."
+        ),
+    ] = None,
+    layers: opt.Layers = "auto",
+    weights: opt.Weights = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Samples that the model runs at once; several, separated by commas.")
+    ] = "32",
+    engines: Annotated[str, typer.Option(help="Engines to time, separated by commas.")] = "eager,auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; several, separated by commas.")] = "cpu",
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
+    input_shape: opt.InputShape = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the rates: a .png, .svg or .pdf.")] = None,
+    json: opt.Json = False,
+) -> None:
+    """Time the bare model, the capture of its layers, and whole extractions, side by side."""
+    from fmx.adapter import load
+    from fmx.cli.output import print_json, print_table, progress, say
+    from fmx.extraction import bench as measure
+
+    opened = load(model, weights=weights, input_shape=opt.shape(input_shape))
+    sizes = [int(n) for n in opt.numbers("--batch-size", batch_size) or []]
+    with progress("timing") as update:
+        rows = measure(
+            opened,
+            data=data,
+            layers=layers,
+            batch_sizes=sizes,
+            engines=opt.words(engines),
+            devices=opt.words(device),
+            rounds=rounds,
+            progress=update,
+        )
+    if plot is not None:
+        from fmx.cli.rates import draw_rates
+
+        draw_rates(rows, plot)
+    if json:
+        print_json(rows)
+        return
+    base = f"× {rows[0]['what']}, {rows[0]['engine']}"
+    headings = {"what": "what", "engine": "engine", "batch_size": "batch", "device": "device"}
+    headings |= {"images_per_s": "images/s", "ratio": base, "bottleneck": "bound by"}
+    varied = {key for key in ("batch_size", "device") if len({row[key] for row in rows}) > 1}
+    print_table(rows, {k: v for k, v in headings.items() if k in varied or k not in {"batch_size", "device"}})
+    if plot is not None:
+        say(plot)

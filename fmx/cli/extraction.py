@@ -1,0 +1,227 @@
+"""The command ``fmx extract``: its options, what it says while it runs, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmx.cli import options as opt
+
+if TYPE_CHECKING:
+    from fmx.extraction import Settled
+    from fmx.store import Store
+
+__all__ = ["extract"]
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A picture, a video, a folder of either (subfolders are labels), a glob, a CSV manifest (path,label), or "
+        ".npy, .npz, .zarr, .h5.",
+        show_default=False,
+    ),
+]
+
+
+def _option(group: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=group, **more)
+
+
+_DATA, _NOISE, _RUN, _KEEP, _STORE = "Data", "Noise", "Running", "What is kept", "The store"
+
+
+def extract(
+    model: opt.Model,
+    data: Data,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="STORE", help="The store: a folder, or an address such as s3://bucket/name."
+        ),
+    ],
+    layers: opt.Layers = "auto",
+    weights: opt.Weights = None,
+    allow_partial: opt.AllowPartial = False,
+    input_shape: opt.InputShape = None,
+    size: opt.Size = None,
+    crop: opt.Crop = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    value_range: opt.Range = None,
+    channels: opt.Channels = None,
+    layout: opt.Layout = None,
+    frames: Annotated[int | None, _option(_DATA, "Frames of a clip, for videos (default: 16).")] = None,
+    stride: Annotated[int, _option(_DATA, "Take every so many-th frame of videos.")] = 1,
+    clips: Annotated[bool, _option(_DATA, "The second axis of arrays is the timestep.", "--clips")] = False,
+    on_error: Annotated[
+        str, _option(_DATA, "Samples that can't be read: fail, or skip and list them in the store.")
+    ] = "fail",
+    noise: Annotated[
+        str,
+        _option(_NOISE, "Levels of the noise axis; 0 is always there. Gaussian: share of the way from black to white."),
+    ] = "0",
+    perturb: Annotated[
+        str, _option(_NOISE, "gaussian, salt-and-pepper, blur, jpeg, brightness, contrast or patch.")
+    ] = "gaussian",
+    noise_space: Annotated[
+        str | None, _option(_NOISE, "Where Gaussian noise is added: pixel, or the model's input.")
+    ] = None,
+    seed: Annotated[int, _option(_NOISE, "Seed of the noise.")] = 0,
+    batch_size: Annotated[int, _option(_RUN, "Samples that the model runs at once.")] = 32,
+    device: Annotated[str, _option(_RUN, "cpu, cuda, cuda:1 or mps.")] = "cpu",
+    engine: Annotated[
+        str, _option(_RUN, "auto: the fastest that agrees with the reference; eager: the reference; or a name.")
+    ] = "auto",
+    precision: Annotated[str, _option(_RUN, "What the model computes in: float32, float16 or bfloat16.")] = "float32",
+    memory: Annotated[str | None, _option(_RUN, "Most memory to take, such as 2GB.")] = None,
+    workers: Annotated[int, _option(_RUN, "Processes on this machine that share the work.")] = 0,
+    scheduler: Annotated[str | None, _option(_RUN, "Dask cluster that does the work, such as tcp://host:8786.")] = None,
+    outputs: Annotated[bool, _option(_KEEP, "Keep the model's outputs too.", "--outputs")] = False,
+    keep_channels: Annotated[
+        list[str] | None,
+        _option(_KEEP, "Channels to keep: 0-15,31 in all layers, layer1=0-15 in some. May be given again."),
+    ] = None,
+    space: Annotated[
+        str, _option(_KEEP, "Maps as they are (full), their mean or max, or the means of a grid such as 4x4.")
+    ] = "full",
+    dtype: Annotated[
+        str | None,
+        _option(_KEEP, "Type of the stored values: float32, float16 or bfloat16 (default: the layer's own)."),
+    ] = None,
+    codec: Annotated[str, _option(_KEEP, "Lossless compression: none, lz4, lz4-bits or zstd.")] = "lz4",
+    reduce: Annotated[
+        str, _option(_KEEP, "Keep no activations, only summaries of them: stats,hist,quantiles,top-samples.")
+    ] = "",
+    overwrite: Annotated[bool, _option(_STORE, "Replace a store that is there already.", "--overwrite")] = False,
+    resume: Annotated[
+        bool, _option(_STORE, "Only go on with a store that is there; the same command does so anyway.", "--resume")
+    ] = False,
+    append: Annotated[
+        bool, _option(_STORE, "Add what is new (samples, layers, noise levels) to a finished store.", "--append")
+    ] = False,
+    repair: Annotated[
+        bool, _option(_STORE, "Look for damage first, and make the damaged samples anew.", "--repair")
+    ] = False,
+    meta: Annotated[
+        list[str] | None, _option(_STORE, "A note of your own, key=value, kept in the store. May be given again.")
+    ] = None,
+    dry_run: Annotated[
+        bool, _option(_STORE, "Say how large the store will be and how long it will take, and stop.", "--dry-run")
+    ] = False,
+    json: Annotated[bool, _option(_STORE, "With --dry-run: print a JSON list.", "--json")] = False,
+) -> None:
+    """Stream a model's activations for every sample into a labelled store.
+
+    Run the same command again to go on after an interruption.
+    """
+    from fmx.cli.output import note
+    from fmx.extraction import Request, settle
+
+    request = Request(
+        model=model,
+        data=data,
+        to=output,
+        layers=layers,
+        weights=weights,
+        allow_partial=allow_partial,
+        input_shape=opt.shape(input_shape),
+        pictures=opt.pictures(size, crop, mean, std, value_range, channels, layout),
+        frames=frames,
+        stride=stride,
+        clips=clips,
+        on_error=on_error,
+        noise=opt.numbers("--noise", noise) or [],
+        perturb=perturb,
+        noise_space=noise_space,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        engine=engine,
+        precision=precision,
+        memory=opt.memory(memory),
+        workers=workers,
+        scheduler=scheduler,
+        outputs=outputs,
+        channels=tuple(keep_channels or ()),
+        space=space,
+        dtype=dtype,
+        codec=codec,
+        reduce=opt.words(reduce),
+        overwrite=overwrite,
+        resume=resume,
+        append=append,
+        repair=repair,
+        meta=opt.pairs("--meta", meta or ()),
+    )
+    settled = settle(request)
+    for text in settled.notes:
+        note(text)
+    for name in settled.skipped:
+        note(f"left out, as it can't be read: {name}")
+    if dry_run:
+        _say_plan(settled, json)
+    else:
+        _run(settled, output)
+
+
+def _run(settled: Settled, output: str) -> None:
+    from fmx.cli.output import extraction_bar
+    from fmx.extraction import run
+
+    with _interruptible() as stopped, extraction_bar() as update:
+        store = run(settled, update, stopped)
+    if store.attributes["completeness"] == "complete":
+        _say_made(store, output)
+    else:
+        done, total = int(store.complete.sum()), len(store.samples)
+        raise opt.Stopped(f"stopped after {done} of {total} samples, all of them safe: run the same command to go on")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the run at the next write unit; the second one ends it at once."""
+    from fmx.cli.output import note
+
+    asked: list[int] = []
+
+    def stop(_signal: int, _frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(1)
+        note("stopping as soon as the samples at hand are written; press Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say_made(store: Store, output: str) -> None:
+    from fmx.cli.output import say
+
+    names = ", ".join(info.name for info in store.layers[:6]) + (", …" if len(store.layers) > 6 else "")
+    count, levels = len(store.samples), store.tree.sizes["noise"]
+    what = f"{count} sample{'s' * (count != 1)} × {levels} noise level{'s' * (levels != 1)}"
+    say(f"{output}: {what} of {names}" if names else f"{output}: summaries of {what}")
+    say(f"Next: fmx stats {output} · fmx render grid {output}" if names else f"Next: fmx info {output}")
+
+
+def _say_plan(settled: Settled, as_json: bool) -> None:
+    from fmx.cli.output import print_json, print_table, say
+    from fmx.extraction import estimate
+
+    found = estimate(settled)
+    if as_json:
+        print_json(found.rows)
+        return
+    headings = {"layer": "layer", "dims": "dims", "shape": "shape", "dtype": "dtype", "sample_mb": "MB/sample"}
+    print_table(found.rows, headings | {"chunks": "chunk", "objects": "objects", "mb": "MB"})
+    say()
+    for name, value in found.facts().items():
+        say(f"{name:<14}{value}")

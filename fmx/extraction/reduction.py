@@ -1,0 +1,143 @@
+"""Summaries on the fly: reducers run while the model does, and only what they find is kept.
+
+Each write unit has states of its own, written before the unit counts as done, so that an interrupted run goes on
+unit by unit here too. At the end the states are merged in the order of the units and turned into results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from fmx.adapter import Capture
+from fmx.errors import DataError, StoreError, near_matches
+from fmx.extraction.feed import Fed
+from fmx.extraction.pipeline import Meter
+from fmx.extraction.settle import Settled
+from fmx.extraction.sinks import by_timestep
+from fmx.layers import LayerInfo
+from fmx.reduce import Histogram, Moments, Quantiles, ReducerSet, State
+from fmx.store import Place, layer_key, read_layout, save_analysis
+
+__all__ = ["ReduceSink", "check_reducers", "finish_reduction"]
+
+_REDUCERS = {"stats": Moments, "hist": Histogram, "quantiles": Quantiles}
+_STATES = ".fmx-states"
+_KEPT = ("noise", "channel")
+
+
+def check_reducers(names: Sequence[str]) -> None:
+    """See that there are such reducers.
+
+    Raises
+    ------
+    DataError
+        There is no reducer of a name.
+    """
+    for name in names:
+        if name not in _REDUCERS:
+            raise DataError(f"There is no --reduce {name}: {near_matches(name, _REDUCERS)}")
+
+
+def _reducers(names: Sequence[str]) -> ReducerSet:
+    return ReducerSet({name: _REDUCERS[name]() for name in names})
+
+
+class ReduceSink:
+    """Takes batches into states (noise, channel), by layer, and writes these down at the end of each unit."""
+
+    def __init__(self, settled: Settled, place: Place, meter: Meter) -> None:
+        self._settled = settled
+        self._place = place
+        self._meter = meter
+        self._reducers = _reducers(settled.request.reduce)
+        self._unit = read_layout(place).unit
+        self._states: dict[str, State] = {}
+
+    def start(self, unit: range) -> None:  # noqa: ARG002 - units are filled in order
+        """Begin with nothing seen."""
+        self._states = {
+            layer.name: self._reducers.identity(_labels(self._settled, layer)) for layer in self._settled.layers
+        }
+
+    def take(self, fed: Fed, capture: Capture) -> None:
+        """Take a batch in."""
+        settled = self._settled
+        with self._meter.stage("reduce"):
+            for layer, kept in zip(settled.layers, settled.kept, strict=True):
+                block, rows = by_timestep(settled, layer, capture[layer.name], fed.rows)
+                block = settled.keep.pick(kept, settled.keep.summarise(settled.without_time(layer), block))
+                axes = [0, *(1 + i for i, dim in enumerate(kept.dims) if dim != "channel")]
+                first = fed.unit.start * (rows.stop - rows.start) // (fed.rows.stop - fed.rows.start)
+                start = [first * settled.rows_per_sample + rows.start, *(0 for _ in kept.dims)]
+                self._reducers.update(self._states[layer.name][fed.level], block, axes, start=start)
+                self._meter.nbytes += block.nbytes
+
+    def finish(self, unit: range) -> None:
+        """Write the states down."""
+        with self._meter.stage("write"):
+            for name, state in self._states.items():
+                self._place.write(_state_name(unit.start // self._unit, name), _packed(state))
+
+
+def _labels(settled: Settled, layer: LayerInfo) -> tuple[int, ...]:
+    levels = len(settled.levels)
+    if "channel" not in layer.dims:
+        return (levels,)
+    picked = settled.keep.channels.get(layer.name)
+    return levels, len(picked) if picked is not None else layer.shape[layer.dims.index("channel")]
+
+
+def _state_name(unit: int, layer: str) -> str:
+    return f"{_STATES}/{unit}/{layer_key(layer)}"
+
+
+def _packed(state: State) -> bytes:
+    packed: bytes = Blosc("zstd", 1, Blosc.SHUFFLE).encode(np.ascontiguousarray(state).view(np.int64))
+    return packed
+
+
+def finish_reduction(settled: Settled, place: Place) -> None:
+    """Merge the states of all units and save what they say as ``analysis/<reducer>``."""
+    reducers = _reducers(settled.request.reduce)
+    results: dict[str, dict[str, xr.Dataset]] = {name: {} for name in settled.request.reduce}
+    units = len(read_layout(place).units())
+    for layer in settled.layers:
+        state = reducers.identity(_labels(settled, layer))
+        for unit in range(units):
+            state = reducers.merge(state, _read(place, unit, layer.name, state))
+        for name, reducer in reducers.reducers.items():
+            results[name][layer.name] = _dataset(settled, layer, reducer.finalize(state[name]), reducer.dims)
+    for name, by_layer in results.items():
+        save_analysis(place, name, by_layer, {"reduced": "while the model ran"})
+    place.delete([name for name, _ in place.list(_STATES)])
+
+
+def _read(place: Place, unit: int, layer: str, like: State) -> State:
+    data = place.read(_state_name(unit, layer))
+    if data is None:
+        raise StoreError(f"{place} lost a summary of {layer}: extract it again with --overwrite.")
+    try:
+        return np.frombuffer(Blosc().decode(data), np.int64).view(like.dtype).reshape(like.shape)
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"{place} has a damaged summary of {layer}: extract it again with --overwrite.") from error
+
+
+def _dataset(
+    settled: Settled, layer: LayerInfo, results: Mapping[str, NDArray[Any]], dims: Mapping[str, tuple[str, ...]]
+) -> xr.Dataset:
+    kept = _KEPT if "channel" in layer.dims else _KEPT[:1]
+    channels = settled.keep.channels.get(layer.name, range(_labels(settled, layer)[-1]))
+    coords: dict[str, Any] = {"noise": list(settled.levels)}
+    if "channel" in layer.dims:
+        coords["channel"] = list(channels)
+    return xr.Dataset(
+        {name: ((*kept, *dims.get(name, ())), values) for name, values in results.items()},
+        coords=coords,
+        attrs={"layer": layer.name, "kind": layer.kind},
+    )
