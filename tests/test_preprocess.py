@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import torchvision.models as zoo
 from PIL import Image
 
@@ -92,7 +93,77 @@ class TestTorchvisionPresets:
         assert _preset(zoo.optical_flow.Raft_Small_Weights.DEFAULT) is None
 
 
+VIDEO_WEIGHTS = {
+    "r3d_18": zoo.video.R3D_18_Weights.DEFAULT,
+    "s3d": zoo.video.S3D_Weights.DEFAULT,
+    "mvit_v2_s": zoo.video.MViT_V2_S_Weights.DEFAULT,
+    "swin3d_t": zoo.video.Swin3D_T_Weights.DEFAULT,
+}
+
+
+class TestClips:
+    @pytest.mark.parametrize("name", VIDEO_WEIGHTS)
+    @pytest.mark.parametrize("size", [(301, 257), (200, 411), (60, 45)], ids=str)
+    def test_torchvision_presets_to_the_bit(self, name, size):
+        preset = VIDEO_WEIGHTS[name].transforms()
+        settings = _preset(VIDEO_WEIGHTS[name]) | {"antialias": False, "layout": "CTHW"}
+        preprocess = Preprocess.from_settings(json.loads(json.dumps(settings)))
+        frames = np.stack([np.asarray(noise_picture("RGB", size)), np.asarray(noise_picture("L", size).convert("RGB"))])
+        wanted = preset(torch.from_numpy(frames).permute(0, 3, 1, 2)).numpy()
+        prepared_frames = preprocess.clip(frames)
+        found = np.stack([preprocess.numbers(frame) for frame in prepared_frames], axis=1)
+        assert found.shape == preprocess.shape(2) == wanted.shape
+        np.testing.assert_array_equal(found, wanted)
+
+    def test_frames_are_prepared_like_pictures(self):
+        preprocess = from_preset(WEIGHTS["resnet18"])
+        frames = [noise_picture("RGB", (90, 70)), noise_picture("RGBA", (90, 70)).convert("RGB")]
+        found = preprocess.clip(np.stack([np.asarray(frame) for frame in frames]))
+        np.testing.assert_array_equal(found, np.stack([preprocess.picture(frame) for frame in frames]))
+
+    @pytest.mark.parametrize("antialias", [True, False])
+    def test_grey(self, antialias):
+        frames = np.asarray(noise_picture("RGB", (9, 7)))[None]
+        found = Preprocess(channels=1, antialias=antialias).clip(frames)
+        np.testing.assert_array_equal(found[0, ..., 0], np.asarray(noise_picture("RGB", (9, 7)).convert("L")))
+
+    @pytest.mark.parametrize(
+        ("shape", "layout", "crop", "channels"),
+        [
+            ((3, 16, 112, 96), "CTHW", (112, 96), 3),
+            ((16, 3, 32, 32), "TCHW", (32, 32), 3),
+            ((8, 32, 40, 1), "THWC", (32, 40), 1),
+            ((1, 3, 32, 32), "TCHW", (32, 32), 3),
+            ((3, 4, 32, 32), "CTHW", (32, 32), 3),
+            ((3, 3, 32, 32), "CTHW", (32, 32), 3),
+        ],
+    )
+    def test_for_input(self, shape, layout, crop, channels):
+        preprocess = Preprocess.for_input(shape)
+        assert (preprocess.layout, preprocess.crop, preprocess.channels) == (layout, crop, channels)
+        assert preprocess.shape(shape[layout.index("T")]) == shape
+
+    def test_shapes(self):
+        assert Preprocess(crop=(4, 5)).shape() == (3, 4, 5)
+        assert Preprocess(crop=(4, 5), layout="HWC").shape() == (4, 5, 3)
+        assert Preprocess(crop=(4, 5), layout="HWC").shape(7) == (7, 4, 5, 3)
+        assert Preprocess(crop=(4, 5)).shape(7) == (3, 7, 4, 5)
+        with pytest.raises(DataError, match="give --size or --crop"):
+            Preprocess().shape()
+
+
 class TestSteps:
+    @pytest.mark.parametrize("layout", ["CHW", "HWC"])
+    def test_written_where_it_is_wanted(self, layout):
+        preprocess = Preprocess(mean=IMAGENET[0], std=IMAGENET[1], range=(-1.0, 1.0), layout=layout)
+        picture = np.asarray(noise_picture("RGB", (5, 4)))
+        plain = preprocess.numbers(picture)
+        room = np.zeros((2, *plain.shape), np.float32)
+        assert preprocess.numbers(picture, out=room[1]).base is room
+        np.testing.assert_array_equal(room[1], plain)
+        assert not room[0].any()
+        np.testing.assert_array_equal(preprocess.scaled(picture / np.float32(255)), plain)
+
     def test_deep_grey_keeps_its_range(self):
         ramp = Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16))
         assert Preprocess(channels=1).picture(ramp)[..., 0].tolist() == [[0, 1, 128, 255]]

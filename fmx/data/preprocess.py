@@ -161,7 +161,9 @@ class Preprocess:
     def _unsmoothed(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize without smoothing, as torchvision's presets for videos do; Pillow can't."""
         import torch
-        from torchvision.transforms.v2 import functional as F
+
+        # The presets' own version; the newer one rounds differently.
+        from torchvision.transforms import functional as F
 
         mode = _MODES[self.channels]
         bands = np.stack([np.atleast_3d(np.asarray(_convert(Image.fromarray(frame), mode))) for frame in frames])
