@@ -26,7 +26,7 @@ class Photos(Dataset):
         return 4
 
     def __getitem__(self, index):
-        if index == 2 and getattr(self, "broken", False):
+        if index in getattr(self, "broken", ()):
             raise OSError("damaged")
         return Image.new("RGB", (5 + index, 6), (index, 0, 0)), index % 2
 
@@ -97,10 +97,35 @@ class TestStreams:
     def test_what_is_not_asked_for_is_passed_over(self):
         source = open_source(DataLoader(TENSORS, batch_size=4))
         np.testing.assert_array_equal(source.read(6), VALUES[6])
-        with pytest.raises(DataError, match="DataLoader can be read only once"):
-            source.read(5)
+        np.testing.assert_array_equal(source.read(5), VALUES[5])  # iterated anew
+        source.close()
+        np.testing.assert_array_equal(source.read(8), VALUES[8])
         with pytest.raises(DataError, match="can't be looked at first"):
             open_source(DataLoader(TENSORS)).subset([0])
+
+    def test_shuffling_is_said(self):
+        assert "DataLoader shuffles" in open_source(DataLoader(TENSORS, shuffle=True)).notes[0]
+        assert not open_source(DataLoader(TENSORS)).notes
+
+    def test_a_length_of_what_can_be_iterated_once(self):
+        class Once:
+            def __init__(self):
+                self.rest = list(VALUES)
+
+            def __len__(self):
+                return len(self.rest)
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                if not self.rest:
+                    raise StopIteration
+                return self.rest.pop(0)
+
+        source = open_source(Once())
+        assert isinstance(source, ArraySource)
+        check(source)
 
     def test_a_length_that_is_not_kept(self):
         class Liar:
@@ -184,13 +209,15 @@ class TestDataSets:
 
     def test_what_fails_is_named_or_left_out(self):
         data = Photos()
-        data.broken = True
+        data.broken = (2,)
         with pytest.raises(DataError, match=r"Item 2 of Photos can't be read: it raises OSError \(damaged\)"):
             open_source(data).read(2)
         kept, skipped = readable(open_source(data))
         assert skipped == ["2"]
         assert [kept.read(i).size for i in range(3)] == [(5, 6), (6, 6), (8, 6)]
         assert [s.id for s in kept.samples] == ["0", "1", "3"]
+        data.broken = (0, 1, 3)
+        assert readable(open_source(data))[1] == ["0", "1", "3"]
 
     def test_arrays_of_different_shapes(self):
         source = open_source([np.zeros((2, 3)), np.zeros((2, 4))])

@@ -58,7 +58,7 @@ class Source(ABC):
     pictures : bool
         Whether samples are pictures or clips of them, which are prepared for the model; else they are its input.
     streamed : bool
-        Whether samples can only be read once and in order. Their labels are known once they have been read.
+        Whether samples come in an order of their own, one after the other. Their labels are known once they were read.
     shape : tuple of int or None
         Shape of one timestep of a sample where samples are arrays, (…native).
     notes : list of str

@@ -7,7 +7,9 @@ may hold several arrays by the names of the model's inputs. A torch DataLoader's
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -39,10 +41,17 @@ class ItemSource(Source):
             labels = [_label(t, self._classes) for t in targets]
         super().__init__([Sample(str(i), name, label) for i, label in enumerate(labels)])
         self.name, self._items = name, items
-        self._kept = [int(i) for i in range(len(items))]
-        first = self.read(0)
+        self._kept = list(range(len(items)))
+        first = self._first()
         self.pictures = isinstance(first, Image.Image)
         self.shape = None if self.pictures or isinstance(first, Mapping) else np.asarray(first).shape
+
+    def _first(self) -> Read:
+        """Read the first item that can be read, to learn what items are."""
+        for index in range(len(self.samples) - 1):
+            with suppress(DataError):
+                return self.read(index)
+        return self.read(len(self.samples) - 1)
 
     def read(self, index: int) -> Read:
         """Read one item."""
@@ -62,34 +71,34 @@ class ItemSource(Source):
 
     def subset(self, kept: Sequence[int]) -> ItemSource:
         """Return the same source with some of its samples."""
-        some = ItemSource(self._items, self.name)
+        some = copy(self)
         some.samples, some._kept = [self.samples[i] for i in kept], [self._kept[i] for i in kept]
         return some
 
 
 class StreamSource(Source):
-    """An iterable whose length is known, read once and in order, from one thread at a time."""
+    """An iterable whose length is known, read in order, from one thread at a time; what is behind is iterated anew."""
 
     streamed = True
 
-    def __init__(self, values: Iterator[Any], total: int, name: str, classes: Sequence[str] = ()) -> None:
+    def __init__(self, begin: Callable[[], Iterator[Any]], total: int, name: str, classes: Sequence[str] = ()) -> None:
         super().__init__([Sample(str(i), name) for i in range(total)])
-        self.name, self._classes = name, classes
-        self._next = 0
+        self.name, self._classes, self._begin = name, classes, begin
         self._lock = threading.Lock()
-        first = next(values, None)
+        self._values, self._next = begin(), 0
+        first = next(self._values, None)
         if first is None:
             raise DataError(f"{name} gives no samples.")
         value, _ = _taken(first, f"Sample 0 of {name}")
         self.pictures = isinstance(value, Image.Image)
         self.shape = None if self.pictures or isinstance(value, Mapping) else np.asarray(value).shape
-        self._values = chain([first], values)
+        self._values = chain([first], self._values)
 
     def read(self, index: int) -> Read:
         """Read the next sample; those before it that were not asked for are passed over."""
         with self._lock:
             if index < self._next:
-                raise DataError(f"{self.name} can be read only once: give it anew, or an array or folder instead.")
+                self._values, self._next = self._begin(), 0
             item = None
             while self._next <= index:
                 item = next(self._values, None)
@@ -105,6 +114,17 @@ class StreamSource(Source):
     def stamp(self, index: int) -> str:  # noqa: ARG002
         """Nothing can tell before it is read."""
         return ""
+
+    def close(self) -> None:
+        """Stop iterating, which ends a DataLoader's workers; reading begins anew."""
+        with self._lock:
+            if self._next:
+                self._values, self._next = _later(self._begin), 0
+
+
+def _later(begin: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Begin to iterate when the first item is asked for."""
+    yield from begin()
 
 
 def is_loader(data: Any) -> bool:
@@ -124,14 +144,24 @@ def open_items(data: Any) -> Source:
     """
     name = type(data).__name__
     if is_loader(data):
-        classes = getattr(data.dataset, "classes", ())
-        values = (sample for batch in _each(data, name) for sample in _samples(batch, name, data.batch_size))
-        return _in_order(values, _loader_length(data), name, classes)
+        return _open_loader(data, name)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping):
         if not len(data):
             raise DataError(f"The {name} is empty: it has no samples.")
         return ItemSource(data, name)
-    return _in_order(_each(data, name), len(data) if hasattr(data, "__len__") else None, name, ())
+    # What is its own iterator can't be iterated twice.
+    total = len(data) if hasattr(data, "__len__") and iter(data) is not data else None
+    return _in_order(lambda: _each(data, name), total, name, ())
+
+
+def _open_loader(loader: Any, name: str) -> Source:
+    def begin() -> Iterator[Any]:
+        return (sample for batch in _each(loader, name) for sample in _samples(batch, name, loader.batch_size))
+
+    source = _in_order(begin, _loader_length(loader), name, getattr(loader.dataset, "classes", ()))
+    if type(getattr(loader, "sampler", None)).__name__ == "RandomSampler":
+        source.notes.append(f"{name} shuffles: the ids of samples are their positions in this run, and in no other")
+    return source
 
 
 def _each(data: Iterable[Any], name: str) -> Iterator[Any]:
@@ -142,8 +172,8 @@ def _each(data: Iterable[Any], name: str) -> Iterator[Any]:
         raise DataError(f"{name} fails: it raises {type(error).__name__} ({error}).") from error
 
 
-def _in_order(values: Iterator[Any], total: int | None, name: str, classes: Sequence[str]) -> Source:
-    return _spooled(values, name, classes) if total is None else StreamSource(values, total, name, classes)
+def _in_order(begin: Callable[[], Iterator[Any]], total: int | None, name: str, classes: Sequence[str]) -> Source:
+    return _spooled(begin(), name, classes) if total is None else StreamSource(begin, total, name, classes)
 
 
 # -- items -----------------------------------------------------------------------------------------
