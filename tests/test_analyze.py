@@ -177,7 +177,7 @@ def made(tmp_path):
             patch.setattr("fmx.store.schema.MOST_UNIT_SAMPLES", 1)
             with StoreWriter(tmp_path / "s", plan) as writer:
                 for unit in [writer.plan.units()[i] for i in units]:
-                    writer.start_unit()
+                    writer.start_unit(unit)
                     for name, array in values.items():
                         for level in range(2):
                             writer.put(name, slice(0, 1), array[unit.start : unit.stop, level, 0], noise=level)

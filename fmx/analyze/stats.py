@@ -1,16 +1,19 @@
-"""Mean, spread, extremes and sparsity of activations, for any combination of labels."""
+"""Moments, extremes, quantiles, norms and sparsity of activations, for any combination of labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fmx.analyze.dask_reduce import reduce_array
-from fmx.errors import FmxError, near_matches
-from fmx.reduce import Moments
+from fmx.analyze.labels import check_dims, groups_of, kept_coords
+from fmx.analyze.store_reduce import most_state_bytes, summarise
+from fmx.errors import FmxError
+from fmx.reduce import Moments, Quantiles, Reducer, ReducerSet
 from fmx.store import Store
 
 __all__ = ["layer_stats", "stats", "to_rows"]
@@ -24,6 +27,7 @@ _ABOUT = {
     "kurtosis": "fourth central moment over the square of the variance, less 3 (0 for a normal distribution)",
     "min": "smallest finite value",
     "max": "largest finite value",
+    "median": "0.5 quantile of the finite values (numpy's, linear)",
     "sparsity": "share of the finite values that are exactly 0",
     "negative": "share of the finite values that are below 0",
     "l1": "sum of the absolute values of the finite values",
@@ -34,9 +38,14 @@ _ABOUT = {
     "nan_share": "share of all values that are not a number",
     "inf_share": "share of all values that are infinite",
 }
+_MEDIAN = 0.5
+# States that are larger are not made unasked for; several of them may be in memory at once.
+_MOST_STATES = 64 * 2**20
 
 
-def layer_stats(data: xr.Dataset, *, by: str | Sequence[str] = ()) -> xr.Dataset:
+def layer_stats(
+    data: xr.Dataset, *, by: str | Sequence[str] = (), quantiles: Sequence[float] = (_MEDIAN,)
+) -> xr.Dataset:
     """Describe the values of one layer, reading them once.
 
     Parameters
@@ -44,35 +53,64 @@ def layer_stats(data: xr.Dataset, *, by: str | Sequence[str] = ()) -> xr.Dataset
     data : xarray.Dataset
         With ``activation`` (sample, noise, timestep, …native), lazy or in memory.
     by : str or sequence of str
-        Dims to keep apart, such as ``("channel",)`` or ``("noise", "channel")``; all others are reduced.
+        Dims to keep apart, such as ``("channel",)`` or ``("noise", "channel")``; all others are reduced. ``label``
+        keeps the samples of each label apart.
+    quantiles : sequence of float
+        From 0 to 1.
 
     Returns
     -------
     xarray.Dataset
-        count, mean, std, min, max, sparsity, nan and inf along `by`, with their definitions in the attributes.
+        count, mean, std, var, skewness, kurtosis, min, max, median (and ``q0.05`` and so on for other quantiles),
+        sparsity, negative, l1, l2, hoyer, nan, inf, nan_share and inf_share along `by`, with their definitions in the
+        attributes.
 
     Raises
     ------
     FmxError
-        The layer has no such dim.
+        The layer has no such dim, the samples have no labels, or a quantile is not between 0 and 1.
     """
-    array = data["activation"]
-    states = reduce_array(array, Moments(), _check_dims(by, array, data.attrs.get("layer", "the data")))
-    return _finalize(states.compute(), data.attrs)
+    array, layer = data["activation"], data.attrs.get("layer", "the data")
+    keep = check_dims(by, [str(d) for d in array.dims], layer)
+    reducer = ReducerSet(_reducers(quantiles))
+    if "label" not in keep:
+        states = reduce_array(array, reducer, keep).compute()
+        return _described(_finalize(reducer, states, data.attrs), quantiles)
+    groups = groups_of(data["activation"] if "label" in array.coords else data, layer)
+    parts = [array.isel(sample=np.flatnonzero(groups.numbers == i)) for i in range(len(groups.names))]
+    lazy = [reduce_array(part, reducer, [d for d in keep if d != "label"]) for part in parts]
+    together = xr.concat(lazy, dim="label", coords="minimal", compat="override").compute()
+    named = together.assign_coords(kept_coords(together, [str(d) for d in together.dims], groups))
+    return _described(_finalize(reducer, named, data.attrs), quantiles)
 
 
-def stats(store: Store, *, layers: str | Iterable[str] = "all", by: str | Sequence[str] = ()) -> dict[str, xr.Dataset]:
+def stats(
+    store: Store,
+    *,
+    layers: str | Iterable[str] = "all",
+    by: str | Sequence[str] = (),
+    quantiles: Sequence[float] | None = None,
+) -> dict[str, xr.Dataset]:
     """Describe the values of a store's layers in one read on Dask; see `layer_stats`.
+
+    Parameters
+    ----------
+    store : Store
+    layers : str or iterable of str
+    by : str or sequence of str
+    quantiles : sequence of float, optional
+        The median if left out, unless so many labels are kept apart that their counts would not fit the memory.
 
     Returns
     -------
     dict of str to xarray.Dataset
         By layer name, in the order of computation; `to_rows` makes a table of it.
     """
-    chosen = [(info.name, store.layer(info.name)) for info in store.select(layers)]
-    lazy = [reduce_array(d["activation"], Moments(), _check_dims(by, d["activation"], name)) for name, d in chosen]
-    states = store.compute(*lazy)
-    return {name: _finalize(state, data.attrs) for (name, data), state in zip(chosen, states, strict=True)}
+    wanted = (_MEDIAN,) if quantiles is None else tuple(quantiles)
+    if quantiles is None and most_state_bytes(store, _reducers(wanted), layers=layers, by=by) > _MOST_STATES:
+        wanted = ()
+    found = summarise(store, _reducers(wanted), layers=layers, by=by)
+    return {name: _described(results, wanted) for name, results in found.items()}
 
 
 def to_rows(results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:
@@ -88,16 +126,32 @@ def to_rows(results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:
     return rows
 
 
-def _finalize(states: xr.DataArray, attributes: Mapping[Any, Any]) -> xr.Dataset:
-    results = Moments().finalize(states.values)
-    variables = {name: (states.dims, values, {"definition": _ABOUT[name]}) for name, values in results.items()}
+def _reducers(quantiles: Sequence[float]) -> dict[str, Reducer]:
+    try:
+        return {"stats": Moments()} | ({"quantiles": Quantiles(quantiles)} if len(quantiles) else {})
+    except ValueError as error:
+        raise FmxError(f"{error}: correct the quantiles.") from error
+
+
+def _finalize(reducer: ReducerSet, states: xr.DataArray, attributes: Mapping[Any, Any]) -> xr.Dataset:
+    results = reducer.finalize(states.values)
+    variables = {name: ((*states.dims, *reducer.dims.get(name, ())), values) for name, values in results.items()}
     return xr.Dataset(variables, coords=states.coords, attrs=dict(attributes))
 
 
-def _check_dims(by: str | Sequence[str], array: xr.DataArray, layer: str) -> list[str]:
-    dims = [str(d) for d in array.dims]
-    wanted = [by] if isinstance(by, str) else list(by)
-    for dim in wanted:
-        if dim not in dims:
-            raise FmxError(f"{layer} has no axis {dim}: {near_matches(dim, dims, most=8)}")
-    return wanted
+def _described(results: xr.Dataset, quantiles: Sequence[float]) -> xr.Dataset:
+    """Give results their short names, one variable for each quantile, and their definitions."""
+    found = {str(name).partition(".")[2]: variable for name, variable in results.data_vars.items()}
+    error = Quantiles(quantiles).error
+    for i, q in enumerate(quantiles):
+        variable = found["quantiles"].isel(quantile=i)
+        about = f"{q:g} quantile of the finite values (numpy's, linear)"
+        found["median" if q == _MEDIAN else f"q{q:g}"] = variable.assign_attrs(definition=about, error=error)
+    for name, text in _ABOUT.items():
+        if name in found:
+            found[name] = found[name].assign_attrs(definition=text)
+    others = sorted((name for name in found if name not in _ABOUT and name != "quantiles"), key=lambda n: float(n[1:]))
+    order = [name for name in _ABOUT if name in found]
+    at = order.index("max") + 1
+    order[at:at] = others
+    return xr.Dataset({name: found[name] for name in order}, coords=results.coords, attrs=results.attrs)

@@ -1,6 +1,7 @@
 """Mergeable summaries of activations: pure array code, the same in extraction, on Dask and across machines."""
 
 from fmx.reduce.edges import EdgeHistogram
+from fmx.reduce.groups import update_groups
 from fmx.reduce.histogram import Histogram
 from fmx.reduce.moments import Moments
 from fmx.reduce.protocol import Position, Reducer, State
@@ -18,4 +19,5 @@ __all__ = [
     "ReducerSet",
     "State",
     "TopSamples",
+    "update_groups",
 ]

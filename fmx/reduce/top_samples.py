@@ -53,6 +53,11 @@ class TopSamples(ColumnReducer):
         self.dtype = np.dtype(fields)
 
     @property
+    def whole_samples(self) -> bool:
+        """Whether every block must hold all of each of its samples."""
+        return self.weakest
+
+    @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
         """Dim of all results."""
         return dict.fromkeys(("value", "sample", *self.position), ("rank",))

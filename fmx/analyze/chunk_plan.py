@@ -1,0 +1,109 @@
+"""Which chunks of an array belong to which labels, and which of them one task reads."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Cell", "Piece", "plan_pieces", "share_out"]
+
+# As much as is read at once, and as much as one task reads: little enough for memory, and enough to be worth a task.
+READ_BYTES = 8 * 2**20
+TASK_BYTES = 32 * 2**20
+
+Region = tuple[slice, ...]
+# Where the labels of a region are among all kept labels.
+Cell = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is read at once.
+
+    Attributes
+    ----------
+    cell : tuple of (start, stop)
+        The part of the kept labels that it holds values of.
+    region : tuple of slice
+        In the array as it is stored.
+    size : int
+        Bytes.
+    """
+
+    cell: Cell
+    region: Region
+    size: int
+
+
+def plan_pieces(
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    itemsize: int,
+    kept: Sequence[int],
+    *,
+    there: NDArray[np.bool_] | None = None,
+    whole: bool = False,
+) -> list[Piece]:
+    """Cut an array into pieces along its chunks, those of the same labels one after the other.
+
+    Parameters
+    ----------
+    shape, chunks : sequence of int
+        Of the array, sample first.
+    itemsize : int
+        Bytes of a value.
+    kept : sequence of int
+        Axes whose labels are kept.
+    there : array (sample,) of bool, optional
+        Samples that count; labels of the others are left out where samples are kept.
+    whole : bool
+        Every piece holds all of its samples that is summed up.
+    """
+    there = np.ones(shape[0], bool) if there is None else there
+    steps = [_step(i, shape, chunks, itemsize, kept, whole) for i in range(len(shape))]
+    before = np.concatenate([[0], np.cumsum(there)])
+    ranges = [[(i, min(i + s, n)) for i in range(0, n, s)] for n, s in zip(shape, steps, strict=True)]
+    ranges[0] = [(a, b) for a, b in ranges[0] if there[a:b].any()]
+    summed = [i for i in range(len(shape)) if i not in kept]
+    pieces = []
+    for cell in itertools.product(*(ranges[i] for i in kept)):
+        for rest in itertools.product(*(ranges[i] for i in summed)):
+            where = dict(zip([*kept, *summed], [*cell, *rest], strict=True))
+            region = tuple(slice(*where[i]) for i in range(len(shape)))
+            size = itemsize * math.prod(part.stop - part.start for part in region)
+            labels = (
+                (int(before[a]), int(before[b])) if i == 0 else (a, b) for i, (a, b) in zip(kept, cell, strict=True)
+            )
+            pieces.append(Piece(tuple(labels), region, size))
+    return pieces
+
+
+def _step(
+    axis: int, shape: Sequence[int], chunks: Sequence[int], itemsize: int, kept: Sequence[int], whole: bool
+) -> int:
+    """Choose how far a piece reaches along an axis: several chunks of samples, if they are summed up."""
+    if whole and axis and axis not in kept:
+        return max(shape[axis], 1)
+    if axis or axis in kept:
+        return chunks[axis]
+    each = itemsize * math.prod(chunks)
+    return chunks[0] * max(READ_BYTES // max(each, 1), 1)
+
+
+def share_out(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Put consecutive pieces together into the work of one task each."""
+    work: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        work.append(piece)
+        size += piece.size
+        if size >= TASK_BYTES:
+            yield work
+            work, size = [], 0
+    if work:
+        yield work
