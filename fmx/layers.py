@@ -15,6 +15,7 @@ from fmx.errors import LayerError, near_matches
 __all__ = ["LayerInfo", "auto_layers", "native_dims", "parse_patterns", "select_layers"]
 
 SPATIAL_DIMS = ("z", "y", "x")
+_ROLES = {"channel", "head", "token", "key", *SPATIAL_DIMS}
 _PADDING = re.compile(r"Pad(\dd)?$")
 
 
@@ -61,7 +62,7 @@ class LayerInfo:
         return tuple(n for d, n in zip(self.dims, self.shape, strict=True) if d in wanted)
 
 
-def native_dims(shape: Sequence[int], kind: str = "") -> tuple[str, ...]:
+def native_dims(shape: Sequence[int], kind: str = "", roles: Sequence[str] = ()) -> tuple[str, ...]:
     """Name the axes of one sample of a layer.
 
     Parameters
@@ -70,7 +71,17 @@ def native_dims(shape: Sequence[int], kind: str = "") -> tuple[str, ...]:
         Shape without the batch axis.
     kind : str
         The layer's kind; those that end in ``1d`` put a channel axis before a single spatial one.
+    roles : sequence of str
+        What the model's graph says of each axis: ``channel``, ``y``, ``token``, …, empty for one that it says nothing
+        of. Left out where nothing is known, so that the number of axes tells: ``(channel, y, x)`` and the like.
+
+    Returns
+    -------
+    tuple of str
+        Each name once. Of several axes of tokens the last has this name, those before it are ``window``; what has no
+        other name is ``dim_0``, ``dim_1``, … by its place.
     """
+    numbered = tuple(f"dim_{i}" for i in range(len(shape)))
     by_rank: dict[int, tuple[str, ...]] = {
         0: (),
         1: ("channel",),
@@ -78,7 +89,33 @@ def native_dims(shape: Sequence[int], kind: str = "") -> tuple[str, ...]:
         3: ("channel", "y", "x"),
         4: ("channel", "z", "y", "x"),
     }
-    return by_rank.get(len(shape)) or tuple(f"dim_{i}" for i in range(len(shape)))
+    known = [role if role in _ROLES else "" for role in roles]
+    if "token" in known:  # so that a single window is one all the same
+        known = [
+            "token" if n == 1 and role in {"", *SPATIAL_DIMS} else role for role, n in zip(known, shape, strict=True)
+        ]
+    if "channel" not in known and known.count("") == 1:
+        known[known.index("")] = "channel"
+    if "channel" not in known and (not known or "" in known):
+        return by_rank.get(len(shape), numbered)
+    return _distinct(_with_positions(known), numbered)
+
+
+def _with_positions(roles: list[str]) -> list[str]:
+    """Take the axes beside the channel and heads for tokens or spatial axes, where nothing says otherwise."""
+    if any(role not in {"", "channel", "head"} for role in roles):
+        return roles
+    many = ["token", "token"] if "head" in roles else ["y", "x"]
+    left = {1: ["token"], 2: many, 3: ["z", "y", "x"]}.get(roles.count(""), [])
+    return [role or (left.pop(0) if left else "") for role in roles]
+
+
+def _distinct(roles: Sequence[str], numbered: Sequence[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for i, (role, number) in enumerate(zip(roles, numbered, strict=True)):
+        name = "window" if role == "token" and "token" in roles[i + 1 :] else role
+        found.append(number if not name or name in found else name)
+    return tuple(found)
 
 
 def auto_layers(layers: Sequence[LayerInfo]) -> list[LayerInfo]:

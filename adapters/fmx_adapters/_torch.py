@@ -113,10 +113,10 @@ def is_layer_value(value: object) -> bool:
     )
 
 
-def layer_info(name: str, kind: str, value: torch.Tensor) -> LayerInfo:
-    """Describe a probed value (batch, …native)."""
+def layer_info(name: str, kind: str, value: torch.Tensor, roles: Sequence[str] = ()) -> LayerInfo:
+    """Describe a probed value (batch, …native), with what is known of its native axes."""
     shape = tuple(value.shape[1:])
-    return LayerInfo(name, kind, native_dims(shape, kind), shape, dtype_name(value.dtype))
+    return LayerInfo(name, kind, native_dims(shape, kind, roles), shape, dtype_name(value.dtype))
 
 
 def probe_batch(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

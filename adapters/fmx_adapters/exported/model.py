@@ -33,6 +33,7 @@ from fmx_adapters._torch import (
     tensors_in,
     to_array,
 )
+from fmx_adapters._torch_axes import AxisTracker
 from fmx_adapters.exported.archive import read_program
 from fmx_adapters.exported.names import named_values
 from fmx_adapters.exported.program import Declared, plain_module
@@ -186,7 +187,8 @@ class ExportedModel(ProbedModel):
             for info, declared in zip(inputs, parts.declared, strict=True)
         ]
         probe = _Probe(parts.module)
-        with torch.no_grad():
+        axes = AxisTracker(inputs, {info.name: tensor for info, tensor in zip(inputs, batch, strict=True)})
+        with torch.no_grad(), axes:
             probe.run(*batch)
 
         def is_layer(node: str) -> bool:
@@ -197,7 +199,8 @@ class ExportedModel(ProbedModel):
         for named in named_values(parts.module.graph, is_layer):
             node = named.value.partition("@")[0]
             if is_layer(node):
-                layers.append(layer_info(named.name, named.kind, probe.seen[node][0]))
+                value = probe.seen[node][0]
+                layers.append(layer_info(named.name, named.kind, value, axes.roles(value)))
                 values[named.name] = named.value
         overwritten = {node for node, (value, version) in probe.seen.items() if value._version != version}
         return _Probed(layers, values, frozenset(overwritten))

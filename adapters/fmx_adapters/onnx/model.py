@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from fmx.adapter import Batch, Capture, InputInfo, ModelSource, OpenOptions, Session, check_inputs, resolve
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo, native_dims
+from fmx_adapters._axes import roles_of
 from fmx_adapters._batches import run_in_slices
 from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters._model import ProbedModel, layout_option
+from fmx_adapters.onnx.axes import follow_axes
 from fmx_adapters.onnx.graph import cut_graph, graph_inputs, hash_model, read_model
 from fmx_adapters.onnx.inputs import DeclaredInput, settle_inputs
-from fmx_adapters.onnx.names import computed_values, named_values
+from fmx_adapters.onnx.names import computed_values, constant_values, named_values
 from fmx_adapters.onnx.runtime import run_values, start
 from fmx_adapters.onnx.widen import same_values, widened
 
@@ -137,11 +139,14 @@ class OnnxModel(ProbedModel):
         arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         layers, values = [], {}
         like = {name: array.ndim for name, array in arrays.items() if _is_layer(array, batch)}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        axes = follow_axes(graph, constant_values(graph), shapes, self._inputs, batch)
         for n in named_values(graph, like):
             if n.value in like:
                 array = arrays[n.value]
                 shape = tuple(array.shape[1:])
-                layers.append(LayerInfo(n.name, n.kind, native_dims(shape, n.kind), shape, str(array.dtype)))
+                dims = native_dims(shape, n.kind, roles_of(axes.get(n.value)))
+                layers.append(LayerInfo(n.name, n.kind, dims, shape, str(array.dtype)))
                 values[n.name] = n.value
         if batch == _PROBE_BATCH and self._declared[0].batch is None:
             return _Probed(layers, values, None, self.proto)

@@ -27,7 +27,7 @@ from fmx.ops import canonical_op
 from fmx_adapters.onnx.external import is_external
 from fmx_adapters.onnx.vocabulary import words_of
 
-__all__ = ["computed_values", "named_values"]
+__all__ = ["computed_values", "constant_values", "named_values"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
@@ -40,7 +40,7 @@ class _Graph:
 
     def __init__(self, graph: onnx.GraphProto, ranks: Mapping[str, int]) -> None:
         self.proto = graph
-        self.constants = _constants(graph)
+        self.constants = constant_values(graph)
         self.nodes = [n for n in graph.node if self._computes(n)]
         self._ranks = ranks
 
@@ -93,7 +93,7 @@ def _choose(ranks: Mapping[str, int], leaving: Sequence[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, Any]:
+def constant_values(graph: onnx.GraphProto) -> dict[str, Any]:
     """Map every value that does not depend on the input to its tensor, or to None where it is computed."""
     known: dict[str, Any] = {i.name: None if is_external(i) else i for i in graph.initializer}
     for node in graph.node:

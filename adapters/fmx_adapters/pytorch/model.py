@@ -28,6 +28,7 @@ from fmx_adapters._torch import (
     probe_batch,
     tensors_in,
 )
+from fmx_adapters._torch_axes import AxisTracker
 from fmx_adapters.pytorch.differentiable import WatchedModule
 from fmx_adapters.pytorch.engines import FORMS, export_onnx, wanted_paths
 from fmx_adapters.pytorch.session import PyTorchSession, split_arguments
@@ -167,10 +168,11 @@ class PyTorchModel(ProbedModel):
         watcher.on_enter = on_enter
         watcher.on_exit = on_exit
         watcher.on_op = on_op
-        with evaluation_mode(self.module), torch.no_grad(), watcher, watcher.watch():
+        axes = AxisTracker(inputs, batch)
+        with evaluation_mode(self.module), torch.no_grad(), axes, watcher, watcher.watch():
             result = self.module(*arguments, **keywords)
         named = trace.named()
-        layers = [layer_info(n.name, n.kind, n.value[1]) for n in named]
+        layers = [layer_info(n.name, n.kind, n.value[1], axes.roles(n.value[1])) for n in named]
         keys = {n.name: n.value[0] for n in named}
         overwritten = {key for key, (value, version) in versions.items() if value._version != version}
         return _Probed(inputs, layers, keys, overwritten, normed, list(name_outputs(result)))

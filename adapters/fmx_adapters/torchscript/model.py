@@ -23,6 +23,7 @@ from fmx_adapters._torch import (
     layer_info,
     picture_input,
 )
+from fmx_adapters._torch_axes import AxisTracker
 from fmx_adapters.torchscript.archive import load_archive
 from fmx_adapters.torchscript.differentiable import differentiable, small_batch
 from fmx_adapters.torchscript.graph import assigns, evaluating
@@ -161,18 +162,20 @@ class TorchScriptModel(ProbedModel):
             recorded = RecordedPass(module)
 
             def attempt(inputs: Inputs) -> _Probed:
-                events, _ = recorded(small_batch(module, inputs))
-                return _describe(inputs, events)
+                batch = small_batch(module, inputs)
+                with AxisTracker(inputs, batch) as axes:
+                    events, _ = recorded(batch)
+                return _describe(inputs, events, axes)
 
             return first_working(self._candidates, attempt, self.source)
 
 
-def _describe(inputs: Inputs, events: Iterable[Event]) -> _Probed:
+def _describe(inputs: Inputs, events: Iterable[Event], axes: AxisTracker) -> _Probed:
     named = name_events(events)
     found = [n.value for n in named]
     return _Probed(
         inputs,
-        layers=[layer_info(n.name, n.kind, n.value.value) for n in named],
+        layers=[layer_info(n.name, n.kind, n.value.value, axes.roles(n.value.value)) for n in named],
         keys={n.name: n.value.key for n in named},
         sites={f.key: f.event.number for f in found},
         overwritten={f.event.number for f in found if f.event.changed},
