@@ -11,6 +11,7 @@ import pytest
 from networks import tiny_resnet
 
 import fmx
+from fmx.cli.rates import draw_rates
 from fmx.errors import DataError, FmxError
 from fmx.extraction import bench
 
@@ -48,20 +49,32 @@ def test_mistakes() -> None:
         bench(model, engines=["warp"])
 
 
-@pytest.mark.parametrize("arguments", [("--images", "8", "--batch-size", "4", "--rounds", "1")])
-def test_committed_benchmark_runs(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "benchmarks" / "throughput.py"
+@pytest.mark.parametrize(("part", "count"), [("rates", 9), ("all-layers", 3), ("reduce", 4), ("again", 3)])
+def test_committed_benchmarks_run(part: str, count: int, tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "extraction.py"
     done = subprocess.run(
-        [sys.executable, script, *arguments, "--json"],
+        [sys.executable, script, part, "--images", "8", "--batch-size", "4", "--rounds", "1", "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = {row["contender"]: row for row in json.loads(done.stdout)}
-    assert rows["bare eager model(x)"]["to_bare_eager"] == 1
-    assert rows["bare ONNX Runtime"]["to_bare_onnx"] == 1
-    assert len(rows) == 8
+    rows = json.loads(done.stdout)
+    assert len(rows) >= count
+    assert all(value > 0 for row in rows for key, value in row.items() if key not in {"contender", "what"})
     assert not list(tmp_path.iterdir())
+
+
+def test_rates_are_drawn(tmp_path: Path) -> None:
+    rows = [
+        {"what": what, "engine": "eager", "asked": asked, "batch_size": 4, "device": "cpu", "images_per_s": rate}
+        for what, asked, rate in (("bare forward", "eager", 10.0), ("capture", "eager", 9.0), ("capture", "auto", 20.0))
+    ]
+    draw_rates(rows, str(tmp_path / "new" / "rates.svg"))
+    text = (tmp_path / "new" / "rates.svg").read_text()
+    assert "bare forward" in text
+    assert "auto (eager)" in text
+    with pytest.raises(FmxError, match=r"draws \.png, \.svg or \.pdf, not \.doc"):
+        draw_rates(rows, "rates.doc")

@@ -89,10 +89,9 @@ class Keep:
         axis = 1 + layer.dims.index("channel")
         return block[(_ALL,) * axis + (list(self.channels[layer.name]),)]
 
-    def settings(self, layers: Sequence[LayerInfo]) -> dict[str, Any]:
-        """Give the choice as plain values for the store."""
-        kept = {layer.name: list(self.channels[layer.name]) for layer in layers if layer.name in self.channels}
-        return {"space": self.space, "channels": kept or "all"}
+    def named_channels(self) -> dict[str, list[int]]:
+        """Give the kept channels as plain values."""
+        return {name: list(numbers) for name, numbers in self.channels.items()}
 
 
 def _cell_means(block: NDArray[Any], axis: int, cells: int) -> NDArray[Any]:

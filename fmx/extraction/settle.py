@@ -163,7 +163,7 @@ class Settled:
             "adapter": model.adapter,
             "precision": request.precision,
             "layers": [layer.name for layer in self.layers],
-            "kept": self.keep.settings(self.layers),
+            "space": self.keep.space,
             "reduced": list(request.reduce),
             "outputs": request.outputs,
             "input_shape": list(model.inputs[0].shape),
@@ -174,7 +174,7 @@ class Settled:
             "data": self.source.signature(),
             "frames": self.frames,
             "stride": request.stride if self.frames > 1 else 1,
-        }
+        } | ({"kept_channels": self.keep.named_channels()} if request.reduce else {})
 
 
 def settle(request: Request) -> Settled:

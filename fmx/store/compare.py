@@ -65,7 +65,10 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     """
     both = stored.keys() & wanted.keys()
     found: list[str] = []
+    same_samples = _plain(stored.get("samples")) == _plain(wanted.get("samples"))
     for key, tell in _TOLD.items():
+        if key == "data" and not same_samples:
+            continue  # which samples there are says more
         if key in both and _plain(stored[key]) != _plain(wanted[key]):
             found += tell(stored[key], wanted[key])
     return found
@@ -160,12 +163,19 @@ _TOLD: Mapping[str, Callable[[Any, Any], list[str]]] = {
     "adapter": _values("format of the model"),
     "layers": _names("layers"),
     "input_shape": _values("shape of the input"),
+    "precision": _values("precision of the model"),
     "preprocessing": _settings("preprocessing"),
     "noise": _names("noise levels"),
     "noise_kind": _values("kind of noise"),
     "noise_space": _values("where noise is added"),
     "seed": _values("seed"),
     "samples": _names("samples"),
+    "data": lambda _stored, _wanted: ["the content of the samples has changed"],
+    "frames": _values("frames of a clip"),
+    "stride": _values("stride of the frames"),
+    "space": _values("what is kept of maps"),
+    "kept_channels": _settings("kept channels"),
+    "reduced": _names("summaries"),
     "channels": _channels,
     "arrays": _arrays,
 }

@@ -1,0 +1,332 @@
+"""Extraction beside the bare model, the disk and other tools, in the same run.
+
+    python benchmarks/extraction.py rates        ResNet-18, layer1 to layer4 into a store, with peers beside it
+    python benchmarks/extraction.py all-layers   every layer, against the slower of the model and the disk
+    python benchmarks/extraction.py reduce       summaries on the fly, against capture alone
+    python benchmarks/extraction.py memory       peak memory at 1000, 4000 and 16000 small pictures
+    python benchmarks/extraction.py again        a second run over a finished store
+    python benchmarks/extraction.py workers      two processes against one
+
+Machines are noisy and differ: read the ratios, which are taken round by round. Contenders run in turn within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import peers
+
+LAYERS = "layer1,layer2,layer3,layer4"
+SHAPE = (3, 224, 224)
+Row = dict[str, object]
+
+
+def export_onnx(file: Path) -> None:
+    """Write torchvision's ResNet-18 (random weights, seed 0) as ONNX with a free batch axis."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            peers.resnet18(),
+            (torch.rand(2, *SHAPE),),
+            file,
+            dynamo=False,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
+        )
+
+
+def make_pictures(folder: Path, count: int, side: int = 256) -> None:
+    """Write JPEG pictures of smooth noise."""
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i:05d}.jpg", quality=90)
+
+
+def extraction(model: object, data: object, to: Path, batch: int, **more: object) -> Callable[[], None]:
+    """Give a whole extraction into a new store, choice of the engine included; the model is open already."""
+    from fmx.extraction import Request, run, settle
+
+    request = Request(**{"model": model, "data": data, "to": to, "layers": LAYERS, "batch_size": batch} | more)
+
+    def once() -> None:
+        shutil.rmtree(to, ignore_errors=True)
+        run(settle(request))
+
+    return once
+
+
+def capture_only(model: object, data: np.ndarray, batch: int, layers: str = LAYERS) -> Callable[[], None]:
+    """Give the capture of the layers without a store."""
+    from fmx.layers import select_layers
+
+    session = model.session(select_layers(model.layers, layers), engine="auto").__enter__()
+    session.run(data[:batch])  # settles the engine
+
+    def run() -> None:
+        for start in range(0, len(data), batch):
+            session.run(data[start : start + batch])
+
+    return run
+
+
+def write_disk(file: Path, nbytes: int) -> Callable[[], None]:
+    """Write so many bytes in a row and wait until the disk has them."""
+    block = np.random.default_rng(0).integers(0, 256, 8 * 2**20, dtype=np.uint8).tobytes()
+
+    def run() -> None:
+        with file.open("wb", buffering=0) as out:
+            for _ in range(max(nbytes // len(block), 1)):
+                out.write(block)
+            os.fsync(out.fileno())
+
+    return run
+
+
+def in_turn(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Time contenders in turn, round after round, after one that warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(base: list[float], taken: list[float]) -> float:
+    """Give how many times faster than a base something was, the median over the rounds."""
+    return median(b / t for b, t in zip(base, taken, strict=True))
+
+
+def rates(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
+    """Extraction of layer1 to layer4, beside the bare model and other tools."""
+    import fmx
+
+    export_onnx(place / "resnet18.onnx")
+    make_pictures(place / "jpeg", images)
+    data = np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32)
+    torch_model, onnx_model = fmx.load("torchvision:resnet18"), fmx.load(place / "resnet18.onnx")
+    contenders = {
+        "bare eager model(x)": peers.bare_eager(data, batch),
+        "bare ONNX Runtime": peers.bare_onnx(place / "resnet18.onnx", data, batch),
+        "fmx capture only, PyTorch": capture_only(torch_model, data, batch),
+        "fmx capture only, ONNX": capture_only(onnx_model, data, batch),
+        "fmx extract arrays, PyTorch": extraction(torch_model, data, place / "a.zarr", batch),
+        "fmx extract arrays, ONNX": extraction(onnx_model, data, place / "b.zarr", batch),
+        "fmx extract JPEG, PyTorch": extraction(torch_model, place / "jpeg", place / "c.zarr", batch),
+        "fmx extract JPEG, ONNX": extraction(onnx_model, place / "jpeg", place / "d.zarr", batch),
+        "torchvision extractor + memmap": peers.torchvision_memmap(data, place / "memmap", batch),
+    }
+    if find_spec("h5py"):
+        contenders["torchvision extractor + h5py"] = peers.torchvision_h5py(data, place / "tv.h5", batch)
+    if find_spec("h5py") and find_spec("torchextractor"):
+        contenders["torchextractor + h5py"] = peers.torchextractor_h5py(data, place / "te.h5", batch)
+    if find_spec("torchlens"):
+        contenders["TorchLens extract_dataset"] = peers.torchlens_dataset(data, place / "lens", batch)
+    seconds = in_turn(contenders, rounds)
+    eager, onnx = seconds["bare eager model(x)"], seconds["bare ONNX Runtime"]
+    return [
+        {
+            "contender": name,
+            "images_per_s": images / median(taken),
+            "to_bare_eager": ratio(eager, taken),
+            "to_bare_onnx": ratio(onnx, taken),
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def all_layers(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
+    """All layers of ResNet-18, against the slower of the model and the disk."""
+    import fmx
+
+    data = np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32)
+    model = fmx.load("torchvision:resnet18")
+    nbytes = sum(layer.nbytes for layer in model.layers) * images
+    contenders = {
+        "bare eager model(x)": peers.bare_eager(data, batch),
+        "sequential write": write_disk(place / "raw", nbytes),
+        "fmx extract all layers": extraction(model, data, place / "a.zarr", batch, layers="all"),
+    }
+    seconds = in_turn(contenders, rounds)
+    slower = [max(pair) for pair in zip(seconds["bare eager model(x)"], seconds["sequential write"], strict=True)]
+    return [
+        {
+            "contender": name,
+            "images_per_s": images / median(taken),
+            "mb_per_s": nbytes / 1e6 / median(taken),
+            "to_slower_of_model_and_disk": ratio(slower, taken),
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def reduce(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
+    """Summaries of layer1 to layer4 with nothing kept, against capture alone."""
+    import fmx
+
+    data = np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32)
+    model = fmx.load("torchvision:resnet18")
+    with model.session(LAYERS.split(","), engine="auto") as session:
+        session.run(data[:batch])
+        engine = session.engine
+    contenders = {"fmx capture only": capture_only(model, data, batch)}
+    for names in ("stats", "stats,hist", "stats,hist,quantiles,top-samples"):
+        more = {"reduce": names.split(","), "engine": engine}
+        contenders[f"fmx extract --reduce {names}"] = extraction(model, data, place / "a.zarr", batch, **more)
+    seconds = in_turn(contenders, rounds)
+    base = seconds["fmx capture only"]
+    return [
+        {"contender": name, "images_per_s": images / median(taken), "to_capture_only": ratio(base, taken)}
+        for name, taken in seconds.items()
+    ]
+
+
+def one_peak(images: int, batch: int, budget: int) -> None:
+    """Extract so many small pictures in this process and print its peak memory in MB."""
+    import fmx
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        place = Path(folder)
+        make_pictures(place / "jpeg", images, 64)
+        fmx.extract(
+            "torchvision:mobilenet_v3_small",
+            place / "jpeg",
+            to=place / "a.zarr",
+            batch_size=batch,
+            pictures=fmx.PictureOptions(size=64),
+            memory=budget,
+        )
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+def memory(_place: Path, _images: int, batch: int, _rounds: int) -> list[Row]:
+    """Measure peak memory, each number of pictures in a process of its own."""
+    rows: list[Row] = []
+    for count in (1000, 4000, 16000):
+        command = [sys.executable, __file__, "one-peak", "--images", str(count), "--batch-size", str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append({"pictures": count, "peak_mb": float(done.stdout.split()[-1]), "budget_mb": BUDGET / 1e6})
+    return rows
+
+
+BUDGET = 2_000_000_000
+
+
+def again(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
+    """Run the same command over a finished store, beside the imports that it needs."""
+    make_pictures(place / "jpeg", images)
+    words = ["torchvision:resnet18", str(place / "jpeg"), "-o", str(place / "a.zarr"), "--batch-size", str(batch)]
+    command = [sys.executable, "-c", "from fmx.cli import main; main()", "extract", *words, "--layers", LAYERS]
+    imports = "import fmx.cli.app, fmx.extraction, fmx_adapters.pytorch, torchvision, xarray, dask.array"
+
+    def quietly(*line: str) -> Callable[[], None]:
+        return lambda: subprocess.run(line, capture_output=True, check=True) and None
+
+    quietly(*command)()
+    seconds = in_turn(
+        {"imports alone": quietly(sys.executable, "-c", imports), "second run": quietly(*command)}, rounds
+    )
+    more = median(b - a for a, b in zip(seconds["imports alone"], seconds["second run"], strict=True))
+    return [{"what": name, "seconds": median(taken)} for name, taken in seconds.items()] + [
+        {"what": "second run beyond its imports", "seconds": more}
+    ]
+
+
+def workers(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
+    """Compare two worker processes with one process, start of the workers included and left out."""
+    np.save(place / "data.npy", np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32))
+    source = "torchvision:resnet18"
+    contenders = {
+        "one process": _rate(source, place, batch, 0),
+        "two workers": _rate(source, place, batch, 2),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            taken[name].append(run())
+    base = taken["one process"]
+    return [
+        {
+            "what": name,
+            "images_per_s": median(found),
+            "to_one_process": median(f / b for f, b in zip(found, base, strict=True)),
+        }
+        for name, found in taken.items()
+    ]
+
+
+def _rate(model: str, place: Path, batch: int, processes: int) -> Callable[[], float]:
+    """Give images a second from the first samples that are done to the last ones."""
+    from fmx.extraction import Request, Status, run, settle
+
+    to = place / f"{processes}.zarr"
+    request = Request(
+        model=model, data=place / "data.npy", to=to, layers=LAYERS, batch_size=batch, workers=processes, engine="folded"
+    )
+
+    def once() -> float:
+        shutil.rmtree(to, ignore_errors=True)
+        marks: list[Status] = []
+        run(settle(request), marks.append)
+        first = next(mark for mark in marks if mark.done)
+        return (marks[-1].done - first.done) / (marks[-1].seconds - first.seconds)
+
+    return once
+
+
+PARTS = {
+    "rates": rates,
+    "all-layers": all_layers,
+    "reduce": reduce,
+    "memory": memory,
+    "again": again,
+    "workers": workers,
+}
+
+
+def main() -> None:
+    """Run what was asked for and print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=[*PARTS, "one-peak"])
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    if asked.part == "one-peak":
+        one_peak(asked.images, asked.batch_size, BUDGET)
+        return
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        rows = PARTS[asked.part](Path(folder).resolve(), asked.images, asked.batch_size, asked.rounds)
+    if asked.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print("  ".join(f"{key:>32}" for key in rows[0]))
+    for row in rows:
+        print("  ".join(f"{v:>32.2f}" if isinstance(v, float) else f"{v!s:>32}" for v in row.values()))
+
+
+if __name__ == "__main__":
+    main()
