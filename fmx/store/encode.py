@@ -24,6 +24,7 @@ DEFAULT_CODEC = "lz4"
 # Names for the user, and what they mean for Blosc.
 CODECS: Mapping[str, Mapping[str, Any] | None] = {
     "none": None,
+    "lz4-plain": {"cname": "lz4", "clevel": 1, "shuffle": "noshuffle"},
     "lz4": {"cname": "lz4", "clevel": 1, "shuffle": "shuffle"},
     "lz4-bits": {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle"},
     "zstd": {"cname": "zstd", "clevel": 1, "shuffle": "shuffle"},

@@ -174,7 +174,7 @@ class _ObjectLock:
             raise _refusal(self._place, _parsed(self._place.read(LOCK)))
 
     def _is_mine(self) -> bool:
-        return _parsed(self._place.read(LOCK)).get("token") == self._about["token"]
+        return bool(_parsed(self._place.read(LOCK)).get("token") == self._about["token"])
 
     def _renew(self) -> None:
         while not self._stop.wait(_RENEWED_EVERY):
