@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -82,8 +83,6 @@ def top(path: Path) -> None:
 
 def one_by_one(path: Path) -> None:
     """Take the same of every channel with xarray and Dask, one after the other."""
-    import dask.array as da
-
     import fmx
 
     store = fmx.open_store(path)
@@ -94,11 +93,24 @@ def one_by_one(path: Path) -> None:
         array.std(dims).compute()
         low, high = array.min(dims).compute().values, array.max(dims).compute().values
         (array == 0).mean(dims).compute()
-        lazy = [
-            da.histogram(array.isel(channel=i).data, bins=BINS, range=(low[i], high[i]))[0] for i in range(len(low))
+        histograms(array, low, high)
+        array.chunk(dict.fromkeys(dims, -1)).quantile(QUANTILES, dims).compute()
+
+
+def histograms(array: Any, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Count with numpy in every chunk, channel by channel, and add up on Dask."""
+
+    def count(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        first = block_info[0]["array-location"][3][0]
+        ranges = zip(low[first:], high[first:], strict=True)
+        each = [
+            np.histogram(block[:, :, :, i], BINS, r)[0] for i, r in zip(range(block.shape[3]), ranges, strict=False)
         ]
-        da.compute(*lazy)
-        array.chunk({dim: -1 for dim in dims}).quantile(QUANTILES, dims).compute()
+        return np.stack(each)[None, None, None, :, :, None]
+
+    source = array.data
+    chunks = (*((1,) * n for n in source.numblocks[:3]), source.chunks[3], (BINS,), (1,))
+    return source.map_blocks(count, dtype=np.int64, chunks=chunks).sum(axis=(0, 1, 2, 5)).compute()
 
 
 CONTENDERS: dict[str, Callable[[Path], None]] = {
