@@ -49,7 +49,7 @@ def a_filling(plan):
 
 
 def put(writer, unit):
-    writer.start_unit()
+    writer.start_unit(unit)
     for key, values in a_filling(writer.plan).items():
         part = values[unit.start : unit.stop]
         for step in range(writer.plan.timesteps):
@@ -153,7 +153,7 @@ class TestHalfThere:
         with pytest.raises(RuntimeError, match="stop"), StoreWriter(tmp_path / "s", plan) as writer:
             assert writer.plan.units() == [range(0, 2), range(2, 4), range(4, 5)]
             put(writer, range(0, 2))
-            writer.start_unit()
+            writer.start_unit(range(2, 4))
             writer.put("conv1", slice(0, 1), np.zeros((1, 2, 3, 4), np.float32), noise=0)
             raise RuntimeError("stop")
         store = open_store(tmp_path / "s")
