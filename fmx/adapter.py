@@ -9,7 +9,7 @@ fmx.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -38,6 +38,7 @@ __all__ = [
     "choose_layers",
     "load",
     "resolve",
+    "run_all",
 ]
 
 ENTRY_POINT_GROUP = "fmx.adapters"
@@ -162,19 +163,50 @@ class Model(Protocol):
         device: str = "cpu",
         engine: str = "eager",
         outputs: bool = False,
+        precision: str | None = None,
+        expected_batches: int | None = None,
     ) -> Session:
-        """Prepare to capture `layers`; with `outputs` the model's outputs too.
+        """Prepare to capture `layers`.
 
-        The engine ``eager`` is the exact reference, ``auto`` the fastest that agrees with it on the first batch.
+        Parameters
+        ----------
+        layers : iterable of LayerInfo or str
+        device : str
+            ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        engine : str
+            ``eager`` is the exact reference, ``auto`` the fastest that agrees with it on the first batch. Any other
+            name runs that engine; what a session's ``engine`` says runs the very same again, or is an error.
+        outputs : bool
+            Give the model's outputs too.
+        precision : {"float32", "float16", "bfloat16"}, optional
+            Convert a copy of the model to this precision and compute in it. Layers keep the type that they have,
+            so that the values of a float32 model come back as float32. Left out, the model stays as it is.
+        expected_batches : int, optional
+            How many batches will come; ``auto`` tries an engine only where it can save more than it costs to set up.
+
+        Raises
+        ------
+        LayerError
+            A layer that the model does not have.
+        ModelError
+            A device, engine or precision that is not there or that the model can't run on.
         """
         ...
 
-    def torch_module(self) -> Any:
+    def torch_module(self, relu: Callable[[Any, Any], Any] | None = None) -> Any:
         """Return a differentiable torch module of the network, with weights of its own.
 
         ``m(x)`` is the model's output; ``m.layer_names`` lists the layers; ``m.capture(x, names)`` gives their values
         by name, and ``m.forward_with(x, names)`` the output together with values that it depends on, so that
         ``torch.autograd.grad`` reaches any layer.
+
+        Parameters
+        ----------
+        relu : callable, optional
+            ``relu(grad_output, input) -> grad_input``, the backward rule of every ReLU: modules, functions, in-place
+            ones, and those with an upper limit such as ReLU6. The values of the pass stay what they are. With
+            ``lambda grad, x: grad.clamp(min=0)`` gradients are those of a deconvnet, with
+            ``lambda grad, x: grad.clamp(min=0) * (x > 0)`` guided backpropagation.
 
         Raises
         ------
@@ -402,6 +434,20 @@ def resolve(layers: Sequence[LayerInfo], wanted: Iterable[LayerInfo | str]) -> l
     if len(exact) == len(names):
         return exact
     return select_layers(layers, names)
+
+
+def run_all(session: Session, batches: Iterable[Batch]) -> Iterator[Capture]:
+    """Run batches one after the other, overlapped where the session can: it has a method of this name then.
+
+    At most one batch more than those given back has been taken from `batches`.
+
+    Yields
+    ------
+    Capture
+        What ``session.run`` gives for each batch, in their order.
+    """
+    overlapped = getattr(session, "run_all", None)
+    yield from overlapped(batches) if overlapped is not None else map(session.run, batches)
 
 
 def check_inputs(batch: Batch, inputs: Sequence[InputInfo], source: str) -> dict[str, NDArray[Any]]:

@@ -22,6 +22,7 @@ from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
 from fmx_adapters._fx import cut_graph, move_graph
 from fmx_adapters._model import ProbedModel, layout_option
+from fmx_adapters._relu import Rule, replace_relus
 from fmx_adapters._torch import (
     as_batch,
     dtype_name,
@@ -168,10 +169,13 @@ class ExportedModel(ProbedModel):
 
         return pick_engine(engine, eager, [])
 
-    def torch_module(self) -> LayeredModule:
+    def torch_module(self, relu: Rule | None = None) -> LayeredModule:
         """Return the network as a differentiable module with weights of its own; see `LayeredModule`."""
         probed = self._probed
-        return LayeredModule(copy.deepcopy(self._parts.module), probed.values, probed.overwritten)
+        module = copy.deepcopy(self._parts.module)
+        if relu is not None:
+            replace_relus(module, relu)
+        return LayeredModule(module, probed.values, probed.overwritten)
 
     @cached_property
     def _probed(self) -> _Probed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from fmx.errors import ModelError
 from fmx.layers import LayerInfo, native_dims
 from fmx_adapters._axes import roles_of
 from fmx_adapters._batches import run_in_slices
-from fmx_adapters._engines import Candidate, pick_engine
+from fmx_adapters._engines import Candidate, Terms, pick_engine
 from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters.onnx.axes import follow_axes
 from fmx_adapters.onnx.graph import cut_graph, graph_inputs, hash_model, read_model
@@ -27,6 +27,10 @@ from fmx_adapters.onnx.inputs import DeclaredInput, settle_inputs
 from fmx_adapters.onnx.names import computed_values, constant_values, named_values
 from fmx_adapters.onnx.runtime import run_values, start
 from fmx_adapters.onnx.widen import same_values, widened
+
+if TYPE_CHECKING:
+    from fmx_adapters._differentiable import LayeredModule
+    from fmx_adapters._relu import Rule
 
 _PROBE_BATCH = 2
 
@@ -105,15 +109,20 @@ class OnnxModel(ProbedModel):
         device: str = "cpu",
         engine: str = "eager",
         outputs: bool = False,
+        precision: str | None = None,
+        expected_batches: int | None = None,
     ) -> Session:
         """Prepare to capture `layers`; the engines are eager (basic optimisation only), auto and optimised."""
+        if precision not in {None, "float32"}:
+            raise ModelError(f"ONNX models compute as they were exported: leave --precision {precision} out.")
         values = self._probed.values
         wanted = {layer.name: values[layer.name] for layer in resolve(self.layers, layers)}
         extra = [output.name for output in self.proto.graph.output] if outputs else []
         build = partial(OnnxSession, self, self._probed, wanted, extra, device)
-        return pick_engine(engine, partial(build, "basic"), [Candidate("optimised", partial(build, "all"))])
+        candidates = [Candidate("optimised", partial(build, "all"))]
+        return pick_engine(engine, partial(build, "basic"), candidates, Terms(expected_batches=expected_batches))
 
-    def torch_module(self) -> Any:
+    def torch_module(self, relu: Rule | None = None) -> LayeredModule:
         """Return the graph as a differentiable `LayeredModule`.
 
         Raises
@@ -122,12 +131,15 @@ class OnnxModel(ProbedModel):
             An operator that the importer does not know; names it and its node.
         """
         from fmx_adapters._differentiable import LayeredModule
+        from fmx_adapters._relu import replace_relus
         from fmx_adapters.onnx.importer import to_torch
 
         proto = onnx.ModelProto()
         proto.CopyFrom(self._probed.proto)
         onnx.load_external_data_for_model(proto, str(self.folder))
         module = to_torch(proto)
+        if relu is not None:
+            replace_relus(module, relu)
         nodes: dict[str, str] = module.onnx_values  # type: ignore[assignment]
         return LayeredModule(module, {n: nodes[v] for n, v in self._probed.values.items() if v in nodes})
 

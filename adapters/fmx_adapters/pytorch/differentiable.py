@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from fmx.errors import LayerError, ModelError, near_matches
+from fmx_adapters._relu import ReluMode, Rule
 from fmx_adapters._torch import Key, tensors_in
 from fmx_adapters.pytorch.watch import Watcher
 
@@ -31,13 +33,18 @@ class WatchedModule(torch.nn.Module):
         Where each layer's value arises, by its canonical name.
     overwritten : set of Key
         Values that later operations write to; the pass goes on with copies of these.
+    relu : callable, optional
+        Backward rule of every ReLU, see `fmx_adapters._relu`.
     """
 
-    def __init__(self, module: torch.nn.Module, layers: Mapping[str, Key], overwritten: set[Key]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, layers: Mapping[str, Key], overwritten: set[Key], relu: Rule | None = None
+    ) -> None:
         super().__init__()
         self.module = copy.deepcopy(module).eval()
         self._layers = dict(layers)
         self._overwritten = set(overwritten)
+        self._relu = relu
 
     @property
     def layer_names(self) -> list[str]:
@@ -46,7 +53,8 @@ class WatchedModule(torch.nn.Module):
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
         """Run the model; inputs by position or by name."""
-        return self.module(*inputs, **named)
+        with self._rules():
+            return self.module(*inputs, **named)
 
     def capture(self, inputs: Inputs, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Give the values of layers; nothing past the last of them is computed.
@@ -87,7 +95,8 @@ class WatchedModule(torch.nn.Module):
         watcher.on_op = lambda key, _, output: take(key, output)
         output = None
         try:
-            with watcher, watcher.watch():
+            # The rules lie behind the watcher, which sees the ReLUs that the model asks for.
+            with self._rules(), watcher, watcher.watch():
                 output = self._call(inputs)
         except _Enough:
             pass
@@ -95,6 +104,9 @@ class WatchedModule(torch.nn.Module):
         if missing:
             raise ModelError(f"The model did not reach {', '.join(missing)} on this input: leave these layers out.")
         return output, {name: taken[name] for name in names}
+
+    def _rules(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._relu is None else ReluMode(self._relu)
 
     def _call(self, inputs: Inputs) -> Any:
         if isinstance(inputs, Mapping):

@@ -15,6 +15,7 @@ from fmx.layers import LayerInfo
 from fmx.naming import PassTrace
 from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters._model import ProbedModel, layout_option
+from fmx_adapters._relu import Rule
 from fmx_adapters._torch import (
     Key,
     evaluation_mode,
@@ -103,10 +104,10 @@ class PyTorchModel(ProbedModel):
         reference = partial(self._running, self.module, wanted, device=device, outputs=outputs)
         return pick_engine(engine, reference, candidates)
 
-    def torch_module(self) -> WatchedModule:
+    def torch_module(self, relu: Rule | None = None) -> WatchedModule:
         """Return a differentiable copy of the network; see `WatchedModule`."""
         probed = self._probed
-        return WatchedModule(self.module, probed.keys, probed.overwritten)
+        return WatchedModule(self.module, probed.keys, probed.overwritten, relu)
 
     def _running(
         self, module: torch.nn.Module, wanted: Sequence[LayerInfo], *, engine: str = "eager", **how: Any

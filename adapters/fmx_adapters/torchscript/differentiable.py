@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from fmx.adapter import InputInfo
 from fmx.errors import ModelError
 from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._fx import protect_state
+from fmx_adapters._relu import Rule, replace_relus
 from fmx_adapters._torch import input_dtype, probe_batch
 from fmx_adapters.torchscript.graph import assigns, evaluating
 from fmx_adapters.torchscript.naming import name_events
 from fmx_adapters.torchscript.translate import Translation
 
 __all__ = ["differentiable", "small_batch"]
-
-Rule = Callable[[torch.Tensor], torch.Tensor]
 
 
 def differentiable(
@@ -34,10 +32,9 @@ def differentiable(
     """
     if assigns(module):
         module = copy.deepcopy(module)
-    make = nn.ReLU if relu is None else lambda: _Ruled(relu)
     with evaluating(module):
         try:
-            translation = Translation(module, small_batch(module, inputs), make)
+            translation = Translation(module, small_batch(module, inputs))
         except (ModelError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"{source} can't be differentiated through: {reason}.") from error
@@ -49,6 +46,8 @@ def differentiable(
             overwritten.add(key)
     protect_state(translation.module.graph)
     translation.module.recompile()
+    if relu is not None:
+        replace_relus(translation.module, relu)
     return LayeredModule(translation.module.eval(), layers, overwritten)
 
 
@@ -56,15 +55,3 @@ def small_batch(module: torch.jit.ScriptModule, inputs: Sequence[InputInfo]) -> 
     """Make the batch on which a module is looked at, by the names of its inputs."""
     device = next(iter(module.parameters()), torch.zeros(())).device
     return {info.name: probe_batch(info.shape, input_dtype(info, module), device) for info in inputs}
-
-
-class _Ruled(nn.Module):
-    """A ReLU by somebody's own rule."""
-
-    def __init__(self, rule: Rule) -> None:
-        super().__init__()
-        self.rule = rule
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the rule to x (any shape)."""
-        return self.rule(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from fmx.layers import LayerInfo
 from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
 from fmx_adapters._model import ProbedModel, layout_option
+from fmx_adapters._relu import Rule
 from fmx_adapters._torch import (
     Key,
     candidate_inputs,
@@ -139,14 +140,8 @@ class TorchScriptModel(ProbedModel):
 
         return pick_engine(engine, own, [])
 
-    def torch_module(self, relu: Callable[[torch.Tensor], torch.Tensor] | None = None) -> LayeredModule:
+    def torch_module(self, relu: Rule | None = None) -> LayeredModule:
         """Return the network as a differentiable module with weights of its own; see `LayeredModule`.
-
-        Parameters
-        ----------
-        relu : callable, optional
-            ``relu(x) -> tensor`` that takes the place of every ReLU, such as an ``autograd.Function`` with another
-            backward rule. Left out, ReLUs are ``torch.nn.ReLU`` modules.
 
         Raises
         ------

@@ -12,14 +12,12 @@ from fmx.errors import ModelError
 
 __all__ = [
     "CONTAINERS",
-    "RELUS",
     "Traced",
     "arguments_of",
     "check_path",
     "mapped",
     "on_path",
     "operator_of",
-    "upper_bound",
 ]
 
 
@@ -98,25 +96,6 @@ def check_path(found: Any, expected: Any) -> bool:
 def on_path(value: Any, *_checks: bool) -> Any:
     """Give a value once its path is checked."""
     return value
-
-
-# -- ReLUs -----------------------------------------------------------------------------------------
-
-# Operators that are a ReLU for some of their arguments.
-RELUS: dict[str, Callable[[Sequence[Any]], bool]] = {
-    "relu": lambda _: True,
-    "relu6": lambda _: True,
-    "hardtanh": lambda inputs: bool(inputs[1] == 0),
-    "threshold": lambda inputs: bool(inputs[1] == 0 and inputs[2] == 0),
-}
-RELUS |= {f"{name}_": test for name, test in RELUS.items()}
-
-
-def upper_bound(name: str, inputs: Sequence[Any]) -> float | None:
-    """Give what limits a ReLU from above."""
-    if name.startswith("relu6"):
-        return 6.0
-    return float(inputs[2]) if name.startswith("hardtanh") else None
 
 
 # -- lists, tuples and dictionaries ----------------------------------------------------------------

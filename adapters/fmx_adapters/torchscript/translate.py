@@ -16,16 +16,15 @@ import torch
 from torch import fx, nn
 
 from fmx.errors import ModelError
+from fmx_adapters._relu import Rectifier, as_rectifier
 from fmx_adapters.torchscript.operators import (
     CONTAINERS,
-    RELUS,
     Traced,
     arguments_of,
     check_path,
     mapped,
     on_path,
     operator_of,
-    upper_bound,
 )
 from fmx_adapters.torchscript.record import Event, forward_arguments, recorded_graph
 
@@ -61,8 +60,6 @@ class Translation:
         In evaluation mode.
     batch : mapping of str to tensor
         The small batch, by the names of the inputs.
-    relu : callable, optional
-        Makes the module for each ReLU.
 
     Attributes
     ----------
@@ -72,10 +69,7 @@ class Translation:
         What was recorded on the small batch.
     """
 
-    def __init__(
-        self, module: torch.jit.ScriptModule, batch: Mapping[str, torch.Tensor], relu: Callable[[], nn.Module] = nn.ReLU
-    ) -> None:
-        self._relu = relu
+    def __init__(self, module: torch.jit.ScriptModule, batch: Mapping[str, torch.Tensor]) -> None:
         self._root = nn.Module()
         self._new = fx.Graph()
         self._order: dict[fx.Node, int] = {}
@@ -134,8 +128,10 @@ class Translation:
             return [first]
         if name in CONTAINERS and isinstance(first, list | tuple | dict):
             return [CONTAINERS[name](self._settle, *inputs)][: node.outputsSize()]
-        if name in RELUS and isinstance(first, Traced) and RELUS[name](inputs):
-            return [self._rectify(node, first, upper_bound(name, inputs), in_place=name.endswith("_"))]
+        if isinstance(first, Traced) and _is_floating(first.value):
+            what = as_rectifier(name, inputs[1:])
+            if what is not None:
+                return [self._rectify(node, first, what)]
         result = self._call(operator_of(node), inputs)
         return list(result) if node.outputsSize() > 1 else [result][: node.outputsSize()]
 
@@ -204,15 +200,16 @@ class Translation:
 
     # -- ReLUs -------------------------------------------------------------------------------------
 
-    def _rectify(self, node: Any, x: Traced, bound: float | None, *, in_place: bool) -> Traced:
+    def _rectify(self, node: Any, x: Traced, what: Rectifier) -> Traced:
         """Add a ReLU as a module, and what limits it from above behind it."""
         name = f"relu_{sum(1 for _ in self._root.children())}"
-        self._root.add_module(name, self._relu())
+        self._root.add_module(name, nn.ReLU())
         made, value = self._new.call_module(name, (x.node,)), torch.relu(x.value)
-        if bound is not None:
-            made, value = self._new.call_function(_ATEN.clamp_max.default, (made, bound)), value.clamp_max(bound)
+        if what.bound is not None:
+            arguments = (made, what.bound)
+            made, value = self._new.call_function(_ATEN.clamp_max.default, arguments), value.clamp_max(what.bound)
         result = self._trace(made, value)
-        if in_place and not self._is_last_use(node, x):
+        if what.in_place and not self._is_last_use(node, x):
             written: Traced = self._call(_ATEN.copy_.default, [x, result, False])
             return written
         return result
@@ -309,6 +306,10 @@ def _tensors(value: Any) -> Iterator[bool]:
         for inner in value:
             yield from _tensors(inner)
     yield isinstance(value, torch.Tensor)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _memory(tensor: torch.Tensor) -> int:

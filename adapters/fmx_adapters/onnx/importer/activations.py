@@ -56,8 +56,10 @@ def _clip(call: Call) -> Value:
         high = call.decimal("max") if call.has("max") else None
     else:
         low, high = call.scalar(1), call.scalar(2)
-    if (low, high) == (0, 6) and call.is_float(unknown=True):
-        return call.module(nn.ReLU6(), call[0])
+    if low == 0 and (high is None or (isinstance(high, int | float) and high > 0)) and call.is_float(unknown=True):
+        if high is None:
+            return call.module(nn.ReLU(), call[0])
+        return call.module(nn.ReLU6() if high == 6 else nn.Hardtanh(0, high), call[0])
     return call.call(clip, call[0], low, high)
 
 

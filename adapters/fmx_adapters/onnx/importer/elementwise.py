@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmx_adapters.onnx.importer.builder import identity
 from fmx_adapters.onnx.importer.call import Call, Value
@@ -90,6 +90,9 @@ def _variadic(call: Call) -> Value:
     if call.elem() in _WIDE:
         return call.call(in_int64, function.__name__, *values)
     if len(values) == 2:
+        # The newer exporter writes clamp(min=0) like this.
+        if call.node.op_type == "Max" and call.number(1) == 0 and call.rank(1) == 0 and call.is_float():
+            return call.module(nn.ReLU(), call[0])
         return call.call(function, *values)
     return call.call(fold, function.__name__, *values)
 
