@@ -159,7 +159,9 @@ def test_extract_says_what_it_made_and_keeps_what_is_there(cli: Cli) -> None:
     ran = cli("extract", NET, *words, "fc", "--weights", "weights.pth")
     assert "a.zarr: 5 samples" in ran.out
     assert "fmx stats a.zarr" in ran.out
-    kept = cli("extract", NET, *words, "fc")
+    again = cli("extract", NET, *words, "fc", "--weights", "weights.pth")
+    assert again.code == 0
+    kept = cli("extract", NET, *words, "stem")
     assert kept.code == 2
     assert "--overwrite" in kept.err
     assert cli("extract", "traced.pt", *words, "fc,stem", "--overwrite").code == 0

@@ -24,7 +24,7 @@ def draw_grids(
     for info in drawable:
         pages = grid_frames(store, layer=info.name, sample=name, noise=noise, timestep=timestep, **look)
         for i, frame in enumerate(pages, start=1):
-            file = _file_name("grid", info.name, name, f"noise{noise:g}", f"page{i:03d}")
+            file = _file_name("grid", info.name, name, *_labels(store, noise, timestep), f"page{i:03d}")
             yield save_png(frame, _folder(folder) / file)
 
 
@@ -41,7 +41,13 @@ def draw_overlay(
     """Write one figure with the selected layers over the sample's picture."""
     name = store.find_sample(sample)
     frame = overlay_frame(store, layers=layers, sample=name, channel=channel, noise=noise, timestep=timestep, **look)
-    return save_png(frame, _folder(folder) / _file_name("overlay", layers, name, channel, f"noise{noise:g}"))
+    return save_png(
+        frame, _folder(folder) / _file_name("overlay", layers, name, channel, *_labels(store, noise, timestep))
+    )
+
+
+def _labels(store: Store, noise: float, timestep: int) -> list[str]:
+    return [f"noise{noise:g}"] + ([f"t{timestep}"] if store.frames > 1 else [])
 
 
 def _folder(name: str) -> Path:

@@ -171,6 +171,8 @@ def fit_input(model: Model, source: Source, preprocess: Preprocess | None) -> Mo
         The model does not take that shape.
     """
     clip = takes_clips(model, source)
+    if source.pictures and not clip and len(model.inputs[0].shape) == 4:
+        raise DataError(f"{model.source} takes clips, and these are single pictures: give videos.")
     if preprocess is not None:
         shape: tuple[int, ...] | None = preprocess.shape(source.timesteps if clip else None)
     elif clip and source.shape is not None:

@@ -28,6 +28,7 @@ from fmx.store import (
     pending_units,
     place_of,
     read_layout,
+    relabel,
 )
 
 __all__ = ["choose_engine", "fill_units", "open_session", "run"]
@@ -119,6 +120,9 @@ class _Job:
 
     def _finish(self, place: Place) -> None:
         if not pending_units(place):
+            if self.settled.source.streamed:
+                # What the samples of an iterable are called is known once they have been read.
+                relabel(place, [sample.label for sample in self.settled.source.samples])
             if self.settled.request.reduce and read_layout(place).attributes["completeness"] != "complete":
                 finish_reduction(self.settled, place)
             finish_store(place)

@@ -187,14 +187,7 @@ def settle(request: Request) -> Settled:
     """
     _check_place(request)
     noise = perturbation(request.perturb, request.noise_space)
-    source = open_source(
-        request.data,
-        frames=request.frames,
-        stride=request.stride,
-        clips=request.clips,
-        on_error=request.on_error,
-    )
-    model = _open(request, source)
+    source, model = _open_both(request)
     preprocess = choose_preprocess(model, source, request.pictures)
     model = fit_input(model, source, preprocess)
     layers = choose_layers(model, request.layers)
@@ -266,12 +259,32 @@ def output_shapes(settled: Settled) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (tuple(array.shape[1:]), str(array.dtype)) for name, array in outputs.items()}
 
 
+def _open_both(request: Request) -> tuple[Source, Model]:
+    """Open data and model: the data's shape tells what a model takes, and its inputs' names which arrays it needs."""
+    named = str(request.data).partition(":")[0].endswith((".npz", ".h5", ".hdf5", ".zarr"))
+    early = request.model if isinstance(request.model, Model) else None
+    if early is None and named and request.input_shape is not None:
+        early = _load(request, request.input_shape)
+    several = [info.name for info in early.inputs] if early is not None and len(early.inputs) > 1 else []
+    source = open_source(
+        request.data,
+        frames=request.frames,
+        stride=request.stride,
+        clips=request.clips,
+        inputs=several,
+        on_error=request.on_error,
+    )
+    return source, early or _open(request, source)
+
+
 def _open(request: Request, source: Source) -> Model:
-    if isinstance(request.model, Model):
-        return request.model
     shape = request.input_shape or request.pictures.input_shape()
     if shape is None and not source.pictures and not request.pictures.given:
         shape = source.shape
+    return _load(request, shape)
+
+
+def _load(request: Request, shape: Any) -> Model:
     return load(
         request.model,
         weights=request.weights,

@@ -36,9 +36,9 @@ def grid_frames(
         The store has no such layer, sample, level or timestep, or the layer has no maps.
     """
     name = store.find_sample(str(sample))
-    (array,) = store.compute(_at(store.activation(layer), name, noise, timestep))
+    (array,) = store.compute(_at(store, layer, name, noise, timestep))
     maps = check_maps(array.values, layer, [str(d) for d in array.dims])
-    step = timestep if store.tree.sizes["timestep"] > 1 else None
+    step = timestep if store.frames > 1 else None
     yield from grid_pages(maps, layer=layer, sample=name, noise=noise, timestep=step, **look)
 
 
@@ -76,13 +76,14 @@ def overlay_frame(
     if store.pictures is None:
         raise FmxError(f"{store.path} keeps no pictures, as its data were arrays: draw a grid instead.")
     name = store.find_sample(str(sample))
+    _check_timestep(store, timestep)
     (picture,) = store.compute(store.pictures.sel(sample=name, timestep=timestep))
     chosen = [info for info in store.select(layers) if {"y", "x"} <= set(info.dims) and "z" not in info.dims]
     if not chosen:
         raise FmxError("None of these layers has maps (y, x) that could be laid over a picture: choose others.")
-    arrays = store.compute(*(_at(store.activation(info.name), name, noise, timestep) for info in chosen))
+    arrays = store.compute(*(_at(store, info.name, name, noise, timestep) for info in chosen))
     heats = [(_title(info), _heat(array, info, channel), None) for info, array in zip(chosen, arrays, strict=True)]
-    step = timestep if store.tree.sizes["timestep"] > 1 else None
+    step = timestep if store.frames > 1 else None
     what = f"{channel} over channels" if channel in {"mean", "max"} else f"channel {channel}"
     return overlay_figure(picture.values, heats, sample=f"{name} · {what}", noise=noise, timestep=step, **look)
 
@@ -102,13 +103,18 @@ def _heat(array: xr.DataArray, info: LayerInfo, channel: str | int) -> NDArray[A
     return np.asarray(array.isel(channel=int(channel)).values)
 
 
-def _at(array: xr.DataArray, sample: str, noise: float, timestep: int) -> xr.DataArray:
+def _check_timestep(store: Store, timestep: int) -> None:
+    if not 0 <= timestep < store.frames:
+        raise FmxError(f"The store has no timestep {timestep}: there are 0 to {store.frames - 1}.")
+
+
+def _at(store: Store, layer: str, sample: str, noise: float, timestep: int) -> xr.DataArray:
+    """Select a layer's value; where it has fewer timesteps than the input has frames, the one nearest to the frame."""
+    array = store.activation(layer)
     levels = [float(v) for v in array["noise"].values]
     if noise not in levels:
         raise FmxError(f"The store has no noise level {noise:g}: there are {', '.join(f'{v:g}' for v in levels)}.")
-    steps = [int(v) for v in array["timestep"].values]
-    if timestep not in steps:
-        raise FmxError(f"The store has no timestep {timestep}: there are {steps[0]} to {steps[-1]}.")
+    _check_timestep(store, timestep)
     if sample not in set(array["sample"].values.tolist()):
         raise FmxError(f"The store is not complete, and {sample} is missing: extract it again.")
-    return array.sel(sample=sample, noise=noise, timestep=timestep)
+    return array.sel(sample=sample, noise=noise).sel(timestep=timestep, method="nearest")

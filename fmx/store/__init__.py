@@ -19,7 +19,7 @@ An extraction into a store, new or half there, goes like this::
 """
 
 from fmx.store.compare import differences, plan_settings, stored_settings
-from fmx.store.create import building_place, create_store, finish_store, prepare_place
+from fmx.store.create import building_place, create_store, finish_store, prepare_place, relabel
 from fmx.store.layout import Layout, is_fmx_store, pending_units, read_layout
 from fmx.store.locks import StoreLock
 from fmx.store.places import Place, place_of
@@ -52,6 +52,7 @@ __all__ = [
     "plan_settings",
     "prepare_place",
     "read_layout",
+    "relabel",
     "save_analysis",
     "saved_analyses",
     "stored_settings",

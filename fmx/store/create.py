@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from fmx.store.places import FolderPlace, Place, place_of, written_to
 from fmx.store.plan import ArraySpec, StorePlan
 from fmx.store.schema import COUNTS, FORMAT, FORMAT_KEY, LOCK, MAKING, ROOT
 
-__all__ = ["building_place", "create_store", "finish_store", "prepare_place"]
+__all__ = ["building_place", "create_store", "finish_store", "prepare_place", "relabel"]
+
+# Room in a chunk of labels, so that appending a few at a time does not make a chunk of each.
+_LEAST_LABELS = 1024
 
 
 def prepare_place(to: str | Path | Place, *, overwrite: bool) -> Place:
@@ -148,6 +151,12 @@ def _take_place(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def relabel(place: Place, labels: Sequence[str]) -> None:
+    """Write the samples' labels anew, where they were not known when the store was made."""
+    with written_to(place):
+        zarr.open_array(place.zarr(read_only=False), path="label", mode="r+")[:] = np.asarray(labels, dtype=object)
+
+
 def change_root(place: Place, attributes: Mapping[str, Any]) -> None:
     """Change attributes of the root, in one write."""
     root = read_root(place)
@@ -161,8 +170,16 @@ def change_root(place: Place, attributes: Mapping[str, Any]) -> None:
 # -- the hierarchy -------------------------------------------------------------------------------------
 
 
-def hierarchy(plan: StorePlan) -> dict[str, bytes]:
-    """Make all objects of an empty store: metadata and labels."""
+def hierarchy(plan: StorePlan, unit: int | None = None) -> dict[str, bytes]:
+    """Make all objects of an empty store: metadata and labels.
+
+    Parameters
+    ----------
+    plan : StorePlan
+    unit : int, optional
+        Samples in a write unit, where it is not for the plan to say.
+    """
+    unit = unit or plan.unit
     about = {
         FORMAT_KEY: FORMAT,
         **plan.attributes,
@@ -172,9 +189,9 @@ def hierarchy(plan: StorePlan) -> dict[str, bytes]:
     }
     memory = MemoryStore()
     root = zarr.create_group(memory, zarr_format=3, attributes=about)
-    _write_labels(root, plan)
-    for spec in plan.arrays().values():
-        _create(root, spec, plan.unit)
+    _write_labels(root, plan, unit)
+    for spec in plan.arrays(unit).values():
+        _create(root, spec, unit)
     with warnings.catch_warnings():
         # Consolidated metadata is no part of Zarr's specification yet.
         warnings.simplefilter("ignore", ZarrUserWarning)
@@ -182,7 +199,7 @@ def hierarchy(plan: StorePlan) -> dict[str, bytes]:
     return {name: data.to_bytes() for name, data in memory._store_dict.items()}
 
 
-def _write_labels(root: Any, plan: StorePlan) -> None:
+def _write_labels(root: Any, plan: StorePlan, unit: int) -> None:
     for name, values in (("sample", plan.samples), ("path", plan.paths), ("label", plan.labels)):
         _label(root, name, np.asarray(values, dtype=object), "sample", str)
     noise = np.asarray(plan.noise, dtype=np.float64)
@@ -193,7 +210,7 @@ def _write_labels(root: Any, plan: StorePlan) -> None:
         "complete",
         shape=(len(plan.samples),),
         dtype="bool",
-        chunks=(plan.unit,),
+        chunks=(unit,),
         compressors=codec_metadata("none", 1),
         dimension_names=("sample",),
         attributes={"long_name": "everything of this sample is in the store"},
@@ -205,7 +222,7 @@ def _label(group: Any, name: str, values: Any, dim: str, dtype: Any, about: Mapp
         name,
         shape=(len(values),),
         dtype=dtype,
-        chunks=(max(len(values), 1),),
+        chunks=(max(len(values), _LEAST_LABELS if dim == "sample" else 1),),
         dimension_names=(dim,),
         attributes=dict(about or {}),
         config={"write_empty_chunks": True},

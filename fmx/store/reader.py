@@ -14,7 +14,7 @@ import xarray as xr
 
 from fmx.errors import StoreError, near_files, near_matches
 from fmx.layers import LayerInfo, select_layers
-from fmx.store.layout import read_root
+from fmx.store.layout import read_root, unusual_values
 from fmx.store.places import Place, place_of
 from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, layer_key
 
@@ -79,7 +79,7 @@ class Store:
         -------
         xarray.Dataset
             ``activation`` (sample, noise, timestep, …native) with the coordinates sample, path, label, noise,
-            timestep and channel.
+            timestep (positions, or frames of the input where layers have timesteps of their own) and channel.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class Store:
             The store has no such layer.
         """
         info = self._find(name)
-        dataset = self.tree[f"layers/{layer_key(info.name)}"].to_dataset()
+        dataset = self.tree[f"layers/{layer_key(info.name)}"].to_dataset()[["activation"]]
         root = self.tree.to_dataset()
         return self._whole(dataset.assign_coords(path=root["path"], label=root["label"]))
 
@@ -116,6 +116,17 @@ class Store:
     def activation(self, name: str) -> xr.DataArray:
         """Give one layer's activation (sample, noise, timestep, …native), lazily."""
         return self.layer(name)["activation"]
+
+    @cached_property
+    def unusual(self) -> dict[str, dict[str, int]]:
+        """How many values of which layers are ``nan``, ``inf``, or became infinite by ``overflow`` when stored."""
+        return unusual_values(self.place)
+
+    @property
+    def frames(self) -> int:
+        """Timesteps of a sample as it came in; layers of models that take whole clips may have fewer."""
+        sizes = self.tree.sizes
+        return int(self.attributes.get("frames") or sizes.get("timestep", 1))
 
     @property
     def pictures(self) -> xr.DataArray | None:

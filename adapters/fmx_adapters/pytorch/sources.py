@@ -21,6 +21,9 @@ from fmx_adapters._torch import candidate_inputs, picture_input
 from fmx_adapters.pytorch.model import PyTorchModel
 from fmx_adapters.pytorch.weights import apply_weights, read_state_dict
 
+# Frames of a clip where a network's weights don't say.
+_FRAMES = 16
+
 
 @dataclass(frozen=True)
 class _Built:
@@ -64,7 +67,9 @@ def _inputs(built: _Built, options: OpenOptions) -> list[tuple[InputInfo, ...]]:
     guesses: list[tuple[InputInfo, ...]] = [(info,) for info in candidate_inputs(built.module)]
     if built.preprocessing is not None and built.preprocessing.get("crop"):
         height, width = built.preprocessing["crop"]
-        guesses.insert(0, (InputInfo("input", (3, height, width), layout="CHW"),))
+        frames = built.preprocessing.get("frames")
+        clip = InputInfo("input", (3, frames or 1, height, width))
+        guesses.insert(0, (clip if frames else InputInfo("input", (3, height, width), layout="CHW"),))
     return guesses
 
 
@@ -134,6 +139,9 @@ def _preset(weights: Any) -> Mapping[str, Any] | None:
         return None
     size = list(crop) * 2 if crop and len(crop) == 1 else list(crop or [])
     resized = list(resize)
+    video = {}
+    if type(preset).__name__ == "VideoClassification":
+        video = {"antialias": False, "layout": "CTHW", "frames": weights.meta.get("min_temporal_size") or _FRAMES}
     return {
         "resize": resized[0] if len(resized) == 1 else resized,
         "crop": size or None,
@@ -142,6 +150,7 @@ def _preset(weights: Any) -> Mapping[str, Any] | None:
         "mean": list(preset.mean),
         "std": list(preset.std),
         "source": f"torchvision {weights}",
+        **video,
     }
 
 
