@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fmx.reduce import Histogram, Moments, Quantiles, ReducerSet
+from fmx.reduce import Histogram, LogHistogram, Moments, Quantiles, ReducerSet
 from fmx.reduce.columns import SLICE_BYTES
+from fmx.reduce.compiled import entry
 
 WIDTHS = {"float16": 16, "float32": 32, "float64": 64}
 
@@ -227,6 +231,30 @@ class TestQuantiles:
         assert "1/64" in Quantiles().error
 
 
+class TestLogHistogram:
+    @settings(deadline=None)
+    @given(values=arrays(), shape=st.sampled_from([(1, 24), (4, 5), (1, 2)]))
+    def test_against_loops(self, values, shape):
+        reducer = LogHistogram(*shape)
+        results = reducer.finalize(taken(reducer, values))
+        counts, edges, size = results["counts"], results["edges"], shape[0] * shape[1]
+        ordered = finite(values)
+        assert counts.shape == (2 * size + 3,)
+        assert counts.sum() == len(ordered)
+        assert counts[size + 1] == ordered.count(0.0)
+        if not ordered:
+            assert np.isnan(edges).all()
+            return
+        for i, (low, high) in enumerate(itertools.pairwise(edges)):
+            if i <= size:
+                assert counts[i] == sum(low < v <= high and v != 0 for v in ordered)
+            elif i > size + 1:
+                assert counts[i] == sum(low <= v < high and v != 0 for v in ordered)
+        largest = max(map(abs, ordered))
+        if largest:
+            assert edges[-1] / 2 <= largest < edges[-1]
+
+
 # -- together --------------------------------------------------------------------------------------
 
 
@@ -344,3 +372,35 @@ def test_columns_are_where_compiled_code_looks_for_them():
     assert (found.pop("negative"), found.pop("zero")) == (kernels.Q_COUNTS + 9, kernels.Q_COUNTS + 18)
     assert found == {name: getattr(kernels, f"Q_{name.upper()}") for name in found}
     assert (found["min"], found["max"], found["top"]) == (quantile_kernel.MIN, quantile_kernel.MAX, 0)
+
+
+# -- compiled code ---------------------------------------------------------------------------------
+
+
+def test_numba_is_imported_when_something_is_reduced():
+    code = (
+        "import sys, numpy as np, fmx.reduce\n"
+        "reducer = fmx.reduce.Moments()\nstate = reducer.identity(())\nreducer.finalize(state)\n"
+        "assert 'numba' not in sys.modules\nreducer.update(state, np.ones(3), (0,))\nassert 'numba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_compiled_code_that_can_be_kept_nowhere():
+    """A function without a file is refused by numba's cache, as one is whose every folder can't be written."""
+    space = {}
+    exec("def twice(x):\n    return 2 * x", space)
+    assert entry(space["twice"])(21) == 42
+
+
+def test_compiled_code_is_kept_for_the_user_where_the_package_is_read_only(tmp_path):
+    (tmp_path / "thing.py").write_text(
+        "from fmx.reduce.compiled import entry\n\n@entry\ndef twice(x):\n    return 2 * x\n"
+    )
+    (tmp_path / "__pycache__").write_text("no folder, so that nothing can be kept beside the module")
+    code = "import thing; assert thing.twice(21) == 42; print(thing.twice.stats.cache_path)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=120, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(str(tmp_path / "cache"))

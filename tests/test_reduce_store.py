@@ -6,6 +6,7 @@ import functools
 import itertools
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def sizes(request, monkeypatch):
     monkeypatch.setattr("fmx.analyze.chunk_plan.READ_BYTES", 150 if small else 10**6)
     monkeypatch.setattr("fmx.analyze.chunk_plan.TASK_BYTES", 300 if small else 10**6)
     monkeypatch.setattr("fmx.analyze.store_tasks.STATE_BYTES", 50_000 if small else 10**8)
-    monkeypatch.setattr("fmx.analyze.store_reduce._FAN_IN", 2 if small else 8)
+    monkeypatch.setattr("fmx.analyze.layer_work._FAN_IN", 2 if small else 8)
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ class TestMistakes:
         store, _ = made()
         size = most_state_bytes(store, REDUCERS, layers="maps", by="channel")
         if size:
-            monkeypatch.setattr("fmx.analyze.store_reduce.MOST_STATE_BYTES", size - 1)
+            monkeypatch.setattr("fmx.analyze.layer_work.MOST_STATE_BYTES", size - 1)
             with pytest.raises(FmxError, match=r"maps has so many labels \(channel\) that what is counted"):
                 summarise(store, REDUCERS, layers="maps", by="channel")
 
@@ -230,6 +231,40 @@ class TestStats:
         store, _ = made()
         with pytest.raises(FmxError, match="quantiles are numbers from 0 to 1"):
             stats(store, quantiles=[2])
+
+
+class TestExactQuantiles:
+    @pytest.mark.parametrize(
+        "by",
+        [(), ("channel",), ("label", "channel"), ("sample", "channel"), ("sample", "noise", "timestep"), ("noise",)],
+        ids=str,
+    )
+    def test_numpy_gives_the_same(self, made, by):
+        store, values = made()
+        q = (0.0, 0.1, 0.5, 0.77, 1.0)
+        for name, dataset in stats(store, by=by, quantiles=q, exact=True).items():
+            native = next(layer.dims for layer in LAYERS if layer.name == name)
+            dims = (*DIMS[:3], *native)
+            found = np.stack([dataset["median" if x == 0.5 else f"q{x:g}"].values for x in q], axis=-1)
+            keep = [i for i, dim in enumerate(dims) if dim in by]
+            parts = [values[name]]
+            if "label" in by:
+                parts = [parts[0][[i for i, own in enumerate(LABELS) if own == x]] for x in sorted(set(LABELS))]
+            wanted = []
+            for part in parts:
+                finite = np.where(np.isfinite(part), part, np.nan).astype(np.float64)
+                flat = np.moveaxis(finite, keep, range(len(keep)))
+                flat = flat.reshape(*flat.shape[: len(keep)], -1)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    wanted.append(np.moveaxis(np.nanquantile(flat, q, axis=-1), 0, -1))
+            np.testing.assert_allclose(found, np.stack(wanted) if "label" in by else wanted[0], rtol=1e-12)
+            assert dataset["median"].attrs["error"] == "none"
+
+    def test_of_a_partial_store(self, made):
+        store, values = made((1,))
+        found = stats(store, layers="flat", exact=True)["flat"]["median"]
+        assert float(found) == pytest.approx(np.median(values["flat"][2:4].astype(float)), rel=1e-12)
 
 
 # -- the plan --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from fmx.analyze.dask_reduce import reduce_array
+from fmx.analyze.exact import exact_quantiles
 from fmx.analyze.labels import check_dims, groups_of, kept_coords
 from fmx.analyze.store_reduce import most_state_bytes, summarise
 from fmx.errors import FmxError
@@ -90,6 +91,7 @@ def stats(
     layers: str | Iterable[str] = "all",
     by: str | Sequence[str] = (),
     quantiles: Sequence[float] | None = None,
+    exact: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Describe the values of a store's layers in one read on Dask; see `layer_stats`.
 
@@ -100,6 +102,9 @@ def stats(
     by : str or sequence of str
     quantiles : sequence of float, optional
         The median if left out, unless so many labels are kept apart that their counts would not fit the memory.
+    exact : bool
+        Read the store again, twice or more, until the quantiles are without error; see
+        `fmx.analyze.exact.exact_quantiles`.
 
     Returns
     -------
@@ -109,8 +114,14 @@ def stats(
     wanted = (_MEDIAN,) if quantiles is None else tuple(quantiles)
     if quantiles is None and most_state_bytes(store, _reducers(wanted), layers=layers, by=by) > _MOST_STATES:
         wanted = ()
-    found = summarise(store, _reducers(wanted), layers=layers, by=by)
-    return {name: _described(results, wanted) for name, results in found.items()}
+    if not exact or not wanted:
+        found = summarise(store, _reducers(wanted), layers=layers, by=by)
+        return {name: _described(results, wanted) for name, results in found.items()}
+    _reducers(wanted)  # checks them
+    found = summarise(store, _reducers(()), layers=layers, by=by)
+    for name, values in exact_quantiles(store, wanted, layers=layers, by=by).items():
+        found[name]["quantiles.quantiles"] = values
+    return {name: _described(results, wanted, error="none") for name, results in found.items()}
 
 
 def to_rows(results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:
@@ -139,10 +150,10 @@ def _finalize(reducer: ReducerSet, states: xr.DataArray, attributes: Mapping[Any
     return xr.Dataset(variables, coords=states.coords, attrs=dict(attributes))
 
 
-def _described(results: xr.Dataset, quantiles: Sequence[float]) -> xr.Dataset:
+def _described(results: xr.Dataset, quantiles: Sequence[float], error: str = "") -> xr.Dataset:
     """Give results their short names, one variable for each quantile, and their definitions."""
     found = {str(name).partition(".")[2]: variable for name, variable in results.data_vars.items()}
-    error = Quantiles(quantiles).error
+    error = error or Quantiles(quantiles).error
     for i, q in enumerate(quantiles):
         variable = found["quantiles"].isel(quantile=i)
         about = f"{q:g} quantile of the finite values (numpy's, linear)"

@@ -40,6 +40,8 @@ class LayerTask:
         Groups of the samples that count, where they are kept apart.
     finalize : bool
         Give results; else states.
+    seeds : array (*kept) of states, optional
+        What each label's state is before anything was seen, where that is not the same for all.
     """
 
     place: Any
@@ -49,16 +51,17 @@ class LayerTask:
     there: NDArray[np.bool_]
     groups: Groups | None
     finalize: bool
+    seeds: State | None = None
 
     def read(self, pieces: Sequence[Piece], shared: Collection[Cell]) -> dict[Cell, Any]:
         """Reduce pieces one after the other: to results by cell, and to states for cells that are shared."""
         array = zarr.open_array(store=self.place.zarr(), path=self.key, mode="r")
         found: dict[Cell, Any] = {}
         for cell, some in _by_cell(pieces):
-            if cell not in shared and len(some) == 1 and self.groups is None and cell:
+            if cell not in shared and len(some) == 1 and self.groups is None and cell and self.seeds is None:
                 found[cell] = self._slab_by_slab(some[0], array)
                 continue
-            state = self.reducer.identity(self._shape(cell))
+            state = self._blank_state(cell)
             for piece in some:
                 block, start = self._load(array, piece)
                 self._take_in(state, block, start)
@@ -93,6 +96,13 @@ class LayerTask:
     def _shape(self, cell: Cell) -> tuple[int, ...]:
         sizes = tuple(stop - start for start, stop in cell)
         return sizes if self.groups is None else (len(self.groups.names), *sizes)
+
+    def _blank_state(self, cell: Cell) -> State:
+        if self.seeds is None:
+            return self.reducer.identity(self._shape(cell))
+        where: Any = (*(slice(*part) for part in cell), ...)
+        seeds: State = self.seeds[where if self.groups is None else (slice(None), *where)]
+        return seeds.copy()
 
     def _load(self, array: Any, piece: Piece) -> tuple[NDArray[Any], list[Position]]:
         first, last = piece.region[0].start, piece.region[0].stop

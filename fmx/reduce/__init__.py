@@ -5,13 +5,14 @@ from fmx.reduce.groups import update_groups
 from fmx.reduce.histogram import Histogram
 from fmx.reduce.moments import Moments
 from fmx.reduce.protocol import Position, Reducer, State
-from fmx.reduce.quantiles import Quantiles
+from fmx.reduce.quantiles import LogHistogram, Quantiles
 from fmx.reduce.sets import ReducerSet
 from fmx.reduce.top_samples import TopSamples
 
 __all__ = [
     "EdgeHistogram",
     "Histogram",
+    "LogHistogram",
     "Moments",
     "Position",
     "Quantiles",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-__all__ = ["Runs", "as_floats", "find_runs", "offsets"]
+__all__ = ["Runs", "as_floats", "find_runs", "is_small", "offsets"]
 
 Axis = tuple[int, int]
 
@@ -44,13 +44,17 @@ class Runs:
     shape: tuple[int, ...]
 
 
+def is_small(dtype: np.dtype[Any]) -> bool:
+    """Say whether all values of a type are values of float32 too."""
+    return dtype.itemsize <= 2 or (dtype.kind == "f" and dtype.itemsize == 4)
+
+
 def as_floats(block: NDArray[Any]) -> NDArray[Any]:
     """Give the block as float32, or as float64 where float32 can't hold its type, in the same memory order."""
     kind, size = block.dtype.kind, block.dtype.itemsize
     if kind not in "fiub" or size > 8:
         raise TypeError(f"values of type {block.dtype} can't be summed up")
-    small = size <= 2 or (kind == "f" and size == 4)
-    return block.astype(np.float32 if small else np.float64, order="K", copy=False)
+    return block.astype(np.float32 if is_small(block.dtype) else np.float64, order="K", copy=False)
 
 
 def find_runs(block: NDArray[Any], axes: Sequence[int]) -> Runs:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fmx.reduce.columns import FusedReducer, table
 from fmx.reduce.protocol import State
 
-__all__ = ["Quantiles"]
+__all__ = ["LogHistogram", "Quantiles"]
 
 EMPTY = -(2**15)
 
@@ -105,6 +105,18 @@ class Quantiles(FusedReducer):
             look_up(whole, real, np.asarray(q, dtype=np.float64), self.cells, self.octaves, out)
         return out.reshape(*state.shape, len(q))
 
+    def bounds(self, state: State, ranks: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the two numbers, both included, that the values of given ranks (*kept, rank) lie between."""
+        low, high = np.zeros(ranks.shape), np.zeros(ranks.shape)
+        for index in np.ndindex(state.shape):
+            entry = state[index]
+            edges, below = self._cumulative(entry)
+            if below[-1]:
+                cell = np.searchsorted(below, ranks[index], side="right") - 1
+                low[index] = np.maximum(edges[cell], entry["min"])
+                high[index] = np.minimum(edges[cell + 1], entry["max"])
+        return low, high
+
     def distribution(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Give the empirical distribution of one entry: how many values lie below each edge, exactly.
 
@@ -131,3 +143,41 @@ class Quantiles(FusedReducer):
             sizes = np.ldexp(1 + cell / self.cells, (octave + (top - self.octaves + 1)).astype(np.int32))
         edges = np.concatenate([-sizes[::-1], [0.0, 0.0], sizes])
         return edges, np.concatenate([[0], np.cumsum(counts)])
+
+
+class LogHistogram(Quantiles):
+    """Counts of the finite values in logarithmic bins whose range is found in the same pass.
+
+    Parameters
+    ----------
+    cells : int
+        Bins for each power of two; itself a power of two.
+    octaves : int
+        Powers of two below the largest absolute value that have bins of their own.
+
+    Results
+    -------
+    counts : (*kept, bin), from the most negative to the largest: ``cells * octaves`` bins of negative values, one of
+        tiny ones, one of values that are exactly 0, one of tiny positive ones, and as many bins of positive ones
+    edges : (*kept, edge), of which there is one more; 0 twice, around the zeros. Bins hold the edge that is nearer to 0
+    nan, inf : how many values are NaN, and how many infinite
+    """
+
+    def __init__(self, cells: int = 1, octaves: int = 24) -> None:
+        super().__init__((), cells=cells, octaves=octaves)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """Dims of counts and edges."""
+        return {"counts": ("bin",), "edges": ("edge",)}
+
+    def finalize(self, state: State) -> dict[str, NDArray[Any]]:
+        """Give counts, edges, nan and inf."""
+        bins = 2 * self.cells * self.octaves + 3
+        counts, edges = np.zeros((*state.shape, bins), np.int64), np.full((*state.shape, bins + 1), np.nan)
+        for index in np.ndindex(state.shape):
+            found, below = self._cumulative(state[index])
+            counts[index] = np.diff(below)
+            if below[-1]:
+                edges[index] = found
+        return {"counts": counts, "edges": edges, "nan": state["nan"].copy(), "inf": state["inf"].copy()}

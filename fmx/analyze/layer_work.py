@@ -1,0 +1,141 @@
+"""The work of reducing one layer of a store: its plan, its tasks on Dask, and where their results go."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from dask import delayed
+
+from fmx.analyze.chunk_plan import Cell, Piece, plan_pieces, share_out
+from fmx.analyze.labels import check_dims, groups_of, kept_coords
+from fmx.analyze.store_tasks import LayerTask, Results
+from fmx.errors import FmxError
+from fmx.reduce import Reducer, ReducerSet
+from fmx.store import Store, layer_key
+
+__all__ = ["LayerWork", "Reducers", "run_works"]
+
+# What to run; or how to make it, from the dims of a layer that are summed up.
+Reducers = Mapping[str, Reducer] | Callable[[tuple[str, ...]], Mapping[str, Reducer]]
+
+MOST_STATE_BYTES = 512 * 2**20
+_FAN_IN = 8
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """One layer's work, and where its results go."""
+
+    data: xr.Dataset
+    task: LayerTask
+    dims: tuple[str, ...]
+    pieces: list[Piece]
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of the largest state that has to be in memory at once."""
+        seen = Counter(piece.cell for piece in self.pieces)
+        labels = [math.prod(b - a for a, b in cell) for cell, times in seen.items() if times > 1]
+        groups = len(self.task.groups.names) if self.task.groups else 1
+        return max(labels, default=0) * groups * self.task.reducer.dtype.itemsize
+
+    @property
+    def in_one_piece(self) -> bool:
+        """Whether all values of every label are read at once."""
+        return self.task.groups is None and len({piece.cell for piece in self.pieces}) == len(self.pieces)
+
+    @classmethod
+    def of(
+        cls, store: Store, name: str, reducers: Reducers, by: str | Sequence[str], *, finalize: bool = True
+    ) -> LayerWork:
+        """Plan a layer's work; see `fmx.analyze.store_reduce.summarise`."""
+        data = store.layer(name)
+        array = data["activation"]
+        dims = tuple(str(d) for d in array.dims)
+        keep = check_dims(by, dims, name)
+        kept = tuple(i for i, dim in enumerate(dims) if dim in keep)
+        summed = tuple(dim for dim in dims if dim not in keep)
+        made = reducers(summed) if callable(reducers) else reducers
+        groups = groups_of(data, store.path) if "label" in keep else None
+        key = f"layers/{layer_key(name)}/activation"
+        there = store.complete
+        axes = tuple(i for i, dim in enumerate(dims) if dim not in keep)
+        task = LayerTask(store.place, key, ReducerSet(made), axes, there, groups, finalize)
+        pieces = plan_pieces(
+            (len(there), *array.shape[1:]),
+            array.encoding["chunks"],
+            array.dtype.itemsize,
+            kept,
+            there=there,
+            whole=any(getattr(reducer, "whole_samples", False) for reducer in made.values()),
+        )
+        return cls(data, task, (*(["label"] if groups else []), *(dims[i] for i in kept)), pieces)
+
+    def lazy(self) -> Iterator[Any]:
+        """Give tasks, each with results by cell."""
+        works = list(share_out(self.pieces))
+        readers: dict[Cell, list[int]] = {}
+        for i, work in enumerate(works):
+            for cell in dict.fromkeys(piece.cell for piece in work):
+                readers.setdefault(cell, []).append(i)
+        shared = {cell for cell, numbers in readers.items() if len(numbers) > 1}
+        reads = [delayed(self.task.read, pure=False)(work, shared) for work in works]
+        for cell in shared:
+            parts = [reads[i] for i in readers[cell]]
+            while len(parts) > 1:
+                parts = [
+                    delayed(self.task.merge, pure=False)(cell, parts[i : i + _FAN_IN])
+                    for i in range(0, len(parts), _FAN_IN)
+                ]
+            yield delayed(self.task.finish, pure=False)(cell, parts[0])
+        for read in reads:
+            yield delayed(_finished, pure=False)(read, shared)
+
+    def dataset(self, found: Iterable[Mapping[Cell, Results]]) -> xr.Dataset:
+        """Put the results of all cells together."""
+        array = self.data["activation"]
+        coords = kept_coords(array, self.dims, self.task.groups)
+        sizes = tuple(
+            len(self.task.groups.names) if d == "label" and self.task.groups else array.sizes[d] for d in self.dims
+        )
+        blank = self.task.blank()
+        whole = {name: np.full((*sizes, *value.shape), value) for name, value in blank.items()}
+        for results in found:
+            for cell, values in results.items():
+                where = tuple(slice(*part) for part in cell)
+                if self.task.groups is not None:
+                    where = (slice(None), *where)
+                for name, value in values.items():
+                    whole[name][where] = value
+        extra = self.task.dims
+        variables = {name: ((*self.dims, *extra.get(name, ())), value) for name, value in whole.items()}
+        return xr.Dataset(variables, coords=coords, attrs=dict(self.data.attrs))
+
+
+def run_works(store: Store, works: Mapping[str, LayerWork]) -> dict[str, xr.Dataset]:
+    """Do the work of several layers together, and give their results.
+
+    Raises
+    ------
+    FmxError
+        The states would not fit the memory.
+    """
+    for name, work in works.items():
+        if work.state_bytes > MOST_STATE_BYTES:
+            kept, size = ", ".join(work.dims), work.state_bytes / 1e9
+            raise FmxError(
+                f"{name} has so many labels ({kept}) that what is counted for them takes {size:.1f} GB: keep fewer of "
+                "them apart, or leave out quantiles and histograms."
+            )
+    found = store.compute(*(list(work.lazy()) for work in works.values()))
+    return {name: work.dataset(some) for (name, work), some in zip(works.items(), found, strict=True)}
+
+
+def _finished(results: Mapping[Cell, Any], shared: set[Cell]) -> dict[Cell, Any]:
+    return {cell: value for cell, value in results.items() if cell not in shared}
