@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["run_in_slices"]
+__all__ = ["join_slices", "run_in_slices", "slices"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -32,17 +32,37 @@ def run_in_slices(
     dict of str to array (sample, …)
         A value without the sample axis is that of the first slice.
     """
+    return join_slices([(taken, size, run(part)) for taken, size, part in slices(arrays, least=least, most=most)])
+
+
+def slices(arrays: Arrays, *, least: int = 1, most: int | None = None) -> Iterator[tuple[int, int, Arrays]]:
+    """Cut a batch into slices that a model takes, as `run_in_slices` does.
+
+    Yields
+    ------
+    taken : int
+        Samples of the batch in the slice.
+    size : int
+        Samples of the slice, with the zeros that fill it up.
+    part : mapping of str to array (sample, …)
+    """
     count = len(next(iter(arrays.values())))
     step = most or max(count, 1)
-    parts: list[dict[str, NDArray[Any]]] = []
     for start in range(0, max(count, 1), step):
         taken = min(step, count - start)
         size = max(taken, least)
-        values = run({name: _filled(array[start : start + taken], size) for name, array in arrays.items()})
-        parts.append({name: value[:taken] if value.shape[:1] == (size,) else value for name, value in values.items()})
-    if len(parts) == 1:
-        return parts[0]
-    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+        yield taken, size, {name: _filled(array[start : start + taken], size) for name, array in arrays.items()}
+
+
+def join_slices(parts: Sequence[tuple[int, int, Arrays]]) -> dict[str, NDArray[Any]]:
+    """Put the values of all slices together, each with its ``taken`` and ``size`` from `slices`."""
+    cut = [
+        {name: value[:taken] if value.shape[:1] == (size,) else value for name, value in values.items()}
+        for taken, size, values in parts
+    ]
+    if len(cut) == 1:
+        return cut[0]
+    return {name: _joined([values[name] for values in cut]) for name in cut[0]}
 
 
 def _filled(array: NDArray[Any], size: int) -> NDArray[Any]:

@@ -1,40 +1,100 @@
 """Choosing the fastest engine that gives the reference's values.
 
-An adapter offers its reference session and candidates that may be faster. On a few samples of the first batch each
-one is compared with the reference, layer by layer, and timed; the fastest one that agrees on the whole batch too runs
-everything from then on. What was chosen, and why the others were not, can be read off the session and goes into the
-store.
+An adapter offers its reference session and candidates that may be faster. On a few samples of the first batch a
+candidate is compared with the reference, layer by layer, and timed; the fastest one that agrees on the whole batch too
+runs everything from then on. What setting an engine up can save has to be more than it costs, so that candidates are
+tried only where the run is long enough for them. What was chosen, and why the others were not, can be read off the
+session and goes into the store.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.adapter import Batch, Capture, Session
+from fmx.adapter import Batch, Capture, Session, run_all
 from fmx.errors import FmxError, ModelError
 
-__all__ = ["TOLERANCE", "AutoSession", "Candidate", "largest_difference", "pick_engine"]
+__all__ = ["TOLERANCE", "AutoSession", "Candidate", "Terms", "cant_run", "largest_difference", "pick_engine"]
 
 TOLERANCE = 1e-4
-_TIMED_SAMPLES = 8
 _TIMED_RUNS = 3
-_ENOUGH_SECONDS = 0.5
+_ENOUGH_SECONDS = 0.3
+# Where nobody says how long the run will be.
+_USUAL_BATCHES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """What to expect of an engine, from ResNets on a CPU: seconds to set it up, and how much faster it can be."""
+
+    seconds: float
+    gain: float
+
+
+_OUTLOOKS = {
+    "channels-last": _Outlook(0.5, 1.5),
+    "folded": _Outlook(0.8, 2.2),
+    "optimised": _Outlook(0.5, 1.5),
+    "frozen": _Outlook(0.8, 2.2),
+    "onnxruntime": _Outlook(4.0, 3.0),
+    "compiled": _Outlook(45.0, 2.6),
+}
+_UNKNOWN = _Outlook(0.5, 2.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms an engine may take the reference's place.
+
+    Attributes
+    ----------
+    tolerance : float
+        How far a value may be from the reference's, relative to the layer's largest value.
+    expected_batches : int or None
+        How many batches will come, if that is known.
+    timed_samples : int or None
+        How many samples of the first batch engines are timed on; None for all.
+    """
+
+    tolerance: float = TOLERANCE
+    expected_batches: int | None = None
+    timed_samples: int | None = 8
+
+
+_USUAL = Terms()
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An engine that may be faster than the reference; `open` may raise to say why it can't be used."""
+    """An engine that may be faster than the reference; `open` and what it opens may raise to say why it can't run."""
 
     name: str
     open: Callable[[], Session]
+
+
+class _EngineError(ModelError):
+    """An engine that can't run a model, with the reason alone for those who know which engine it is about."""
+
+    def __init__(self, engine: str, reason: str) -> None:
+        super().__init__(f"The engine {engine} can't run this model: {reason}.")
+        self.reason = reason
+
+
+def cant_run(engine: str, error: BaseException) -> ModelError:
+    """Give the error for an engine that can't run a model because of another error."""
+    if isinstance(error, _EngineError):
+        return error
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return _EngineError(engine, said.rstrip("."))
 
 
 def largest_difference(values: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
@@ -56,24 +116,49 @@ def largest_difference(values: Mapping[str, NDArray[Any]], expected: Mapping[str
     return worst
 
 
+@dataclass
+class _Best:
+    """The fastest engine so far; `stack` closes its session."""
+
+    candidate: Candidate
+    session: Session
+    stack: ExitStack
+    seconds: float
+
+
 class AutoSession:
     """A session that settles on an engine when it sees the first batch.
+
+    Parameters
+    ----------
+    reference : callable
+        Gives the reference session.
+    candidates : sequence of Candidate
+        The likeliest and cheapest first.
+    terms : Terms
 
     Attributes
     ----------
     engine : str
         The engine in use; the reference until the first batch has been seen.
+    choice : str
+        The name by which the engine in use can be asked for, to get the same bits again.
     engine_notes : list of str
         What was found about each candidate, in words for the user.
     """
 
-    def __init__(self, reference: Callable[[], Session], candidates: Sequence[Candidate]) -> None:
+    def __init__(
+        self, reference: Callable[[], Session], candidates: Sequence[Candidate], terms: Terms = _USUAL
+    ) -> None:
         self._reference = reference
         self._candidates = list(candidates)
+        self._terms = terms
+        self._batches = _USUAL_BATCHES if terms.expected_batches is None else terms.expected_batches
         self._running: Session | None = None
         self._settled = False
         self._stack = ExitStack()
         self.engine = "auto"
+        self.choice = "eager"
         self.engine_notes: list[str] = []
 
     @property
@@ -83,12 +168,13 @@ class AutoSession:
         return self._running
 
     def __enter__(self) -> Self:
-        self._use(self._reference)
+        self._use_reference()
+        self.engine_notes = list(self._session.engine_notes)
         return self
 
-    def _use(self, engine: Callable[[], Session]) -> None:
-        self._running = self._stack.enter_context(engine())
-        self.engine = self._running.engine
+    def _use_reference(self) -> None:
+        self._running = self._stack.enter_context(self._reference())
+        self.engine, self.choice = self._running.engine, "eager"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -98,41 +184,93 @@ class AutoSession:
 
     def run(self, batch: Batch) -> Capture:
         """Run one batch; the first one settles the engine, and its values are the reference's."""
+        if self._settled:
+            return next(self._all_settled([batch]))
         captured = self._session.run(batch)
-        if not self._settled:
-            self._settled = True
-            self._settle(batch, captured)
+        self._settled = True
+        self._settle(batch, captured)
         return captured
 
+    def run_all(self, batches: Iterable[Batch]) -> Iterator[Capture]:
+        """Run batches one after the other, as the engine that the first one settles does it."""
+        coming = iter(batches)
+        if not self._settled:
+            for batch in coming:
+                yield self.run(batch)
+                break
+        yield from self._all_settled(coming)
+
+    def _all_settled(self, batches: Iterable[Batch]) -> Iterator[Capture]:
+        try:
+            yield from run_all(self._session, batches)
+        except ModelError as error:
+            if self.choice == "eager":
+                raise
+            raise ModelError(
+                f"{str(error).rstrip('.')}; the engine was {self.choice}: take --engine eager for this model."
+            ) from error
+
+    # -- settling ----------------------------------------------------------------------------------
+
     def _settle(self, batch: Batch, expected: Capture) -> None:
-        few = _first_samples(batch, _TIMED_SAMPLES)
-        name, base = self._session.engine, _seconds(self._session, few)
+        few = _first_samples(batch, self._terms.timed_samples)
+        share = max(_length(batch) / max(_length(few), 1), 1.0)
+        reference = self._session
+        base = _seconds(reference, few)
         # The reference leaves the user's model first: candidates are copies of it, and want it without hooks.
         self._stack.close()
-        faster: list[tuple[float, Candidate]] = []
+        found: list[_Best] = []
         for candidate in self._candidates:
-            seconds = self._try(candidate, few, expected)
-            if seconds is not None:
-                self.engine_notes.append(f"{candidate.name}: {base / seconds:.2f}× {name}")
-                faster += [(seconds, candidate)] if seconds < base else []
-        for _, candidate in sorted(faster, key=lambda pair: pair[0]):
-            # What was fast and right on a few samples has to be right on the whole batch.
-            self._use(candidate.open)
-            if self._agrees(candidate, self._session.run(batch), expected):
-                return
-            self._stack.close()
-        self._use(self._reference)
+            fastest = min([base, *(best.seconds for best in found)])
+            if not self._pays(candidate, base * share, fastest * share):
+                why = f"in {self._batches} batches it can't be expected to save what setting it up costs"
+                self.engine_notes.append(f"{candidate.name}: not tried, {why}")
+                continue
+            tried = self._try(candidate, few, expected)
+            if tried is not None:
+                self.engine_notes.append(f"{candidate.name}: {base / tried.seconds:.2f}× {reference.engine}")
+                found.append(tried)
+                self._keep_fastest(found, base)
+        self._take_first_that_agrees(found, batch, expected)
+        # What they hold on to is not needed any more.
+        self._candidates.clear()
 
-    def _try(self, candidate: Candidate, few: Batch, expected: Capture) -> float | None:
-        """Give the seconds that a candidate takes, or None for one that fails or gives other values."""
-        try:
-            with candidate.open() as session:
+    def _pays(self, candidate: Candidate, base: float, fastest: float) -> bool:
+        """Say whether an engine may save more seconds than trying it costs; arguments are seconds a batch."""
+        outlook = _OUTLOOKS.get(candidate.name, _UNKNOWN)
+        likely = base / outlook.gain
+        return self._batches * (fastest - likely) > outlook.seconds + base
+
+    def _try(self, candidate: Candidate, few: Batch, expected: Capture) -> _Best | None:
+        """Open and time a candidate; None for one that fails or gives other values."""
+        with ExitStack() as stack:
+            try:
+                session = stack.enter_context(candidate.open())
                 if self._agrees(candidate, session.run(few), expected):
-                    return _seconds(session, few)
-        except (FmxError, RuntimeError, ValueError, TypeError, ImportError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self.engine_notes.append(f"{candidate.name}: can't be used, {reason}")
+                    return _Best(candidate, session, stack.pop_all(), _seconds(session, few))
+            except (FmxError, RuntimeError, ValueError, TypeError, ImportError) as error:
+                why = error.reason if isinstance(error, _EngineError) else (str(error).splitlines() or [""])[0]
+                self.engine_notes.append(f"{candidate.name}: can't be used, {why or type(error).__name__}")
         return None
+
+    def _keep_fastest(self, found: list[_Best], base: float) -> None:
+        """Close what will not be used: two copies of a model at once are enough."""
+        found.sort(key=lambda best: best.seconds)
+        while found and (len(found) > 2 or found[-1].seconds >= base):
+            found.pop().stack.close()
+
+    def _take_first_that_agrees(self, found: list[_Best], batch: Batch, expected: Capture) -> None:
+        """Take the fastest: what was fast and right on a few samples has to be right on the whole batch."""
+        while found:
+            best = found.pop(0)
+            if self._agrees(best.candidate, best.session.run(batch), expected):
+                for other in found:
+                    other.stack.close()
+                self._stack, self._running = best.stack, best.session
+                self.engine, self.choice = best.session.engine, best.candidate.name
+                return
+            best.stack.close()
+        self._use_reference()
 
     def _agrees(self, candidate: Candidate, got: Capture, expected: Capture) -> bool:
         """Compare with as many samples of the reference as there are, and note a difference."""
@@ -140,36 +278,62 @@ class AutoSession:
         wanted = {**expected.outputs, **expected}
         cut = {name: array[: len(values[name])] if name in values else array for name, array in wanted.items()}
         difference, layer = largest_difference(values, cut)
-        if difference > TOLERANCE:
+        if difference > self._terms.tolerance:
             self.engine_notes.append(f"{candidate.name}: not used, {layer} differs by {difference:.1e}")
-        return difference <= TOLERANCE
+        return difference <= self._terms.tolerance
 
 
-def _first_samples(batch: Batch, count: int) -> Batch:
+def _first_samples(batch: Batch, count: int | None) -> Batch:
     if isinstance(batch, Mapping):
         return {name: array[:count] for name, array in batch.items()}
     return batch[:count]
 
 
-def pick_engine(name: str, reference: Callable[[], Session], candidates: Sequence[Candidate]) -> Session:
-    """Give the session for an engine that a user named.
+def _length(batch: Batch) -> int:
+    return len(next(iter(batch.values()))) if isinstance(batch, Mapping) else len(batch)
+
+
+def pick_engine(
+    name: str, reference: Callable[[], Session], candidates: Sequence[Candidate], terms: Terms = _USUAL
+) -> Session:
+    """Give the session for an engine that a user named; `auto` opens the very same sessions.
+
+    Parameters
+    ----------
+    name : str
+        ``eager``, ``auto``, the name of a candidate, or what the ``engine`` of a session said that shall run again.
+    reference : callable
+        Gives the reference session.
+    candidates : sequence of Candidate
+    terms : Terms
 
     Raises
     ------
     ModelError
-        There is no such engine for this model.
+        There is no such engine for this model, or it can't run the model.
     """
     if name == "auto":
-        return AutoSession(reference, candidates)
-    known = {candidate.name: candidate.open for candidate in candidates}
+        return AutoSession(reference, candidates, terms)
     if name == "eager":
         return reference()
-    if name in known:
-        try:
-            return known[name]()
-        except ModelError as error:
-            raise ModelError(f"The engine {name} can't run this model: {error}") from None
-    raise ModelError(f"There is no engine {name} for this model: use eager, auto{''.join(f', {n}' for n in known)}.")
+    opens = {candidate.name: candidate.open for candidate in candidates}
+    if name in opens:
+        return _opened(name, opens[name])
+    # A store records what a session says of itself; other versions of what runs there don't give the same bits.
+    recorded = [] if " " not in name else [c for c in candidates if c.name == name.partition(" ")[0]] or candidates
+    ways: list[Callable[[], Session]] = [reference, *(partial(_opened, c.name, c.open) for c in recorded)]
+    for again in ways:
+        session = again()
+        if session.engine == name:
+            return session
+    raise ModelError(f"There is no engine {name} for this model: use eager, auto{''.join(f', {n}' for n in opens)}.")
+
+
+def _opened(name: str, candidate: Callable[[], Session]) -> Session:
+    try:
+        return candidate()
+    except ModelError as error:
+        raise cant_run(name, error) from None
 
 
 def _seconds(session: Session, batch: Batch) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -98,9 +97,18 @@ class Key(NamedTuple):
     place: str = ""
 
 
-def name_outputs(result: Any) -> dict[str, NDArray[Any]]:
+def output_tensors(result: Any) -> dict[str, torch.Tensor]:
     """Name the tensors that a model returned: ``output``, or by key or position where there are several."""
-    return {f"output.{place}" if place else "output": to_array(value) for place, value in tensors_in(result)}
+    return {f"output.{place}" if place else "output": value for place, value in tensors_in(result)}
+
+
+def reason_of(error: BaseException) -> str:
+    """Give the sentence in what torch says; TorchScript puts a traceback of its own in front of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    is_wrapped = lines[0].startswith("The following operation failed")
+    return lines[-1 if is_wrapped else 0].removeprefix("RuntimeError: ").rstrip(".")
 
 
 def is_layer_value(value: object) -> bool:
@@ -205,36 +213,9 @@ def picture_input(shape: Sequence[int], layout: str | None) -> InputInfo:
 def input_dtype(info: InputInfo, module: torch.nn.Module) -> torch.dtype:
     """Give the element type that a module takes: its weights' own for floating point, else what the input says."""
     wanted: torch.dtype = getattr(torch, info.dtype)
-    if not wanted.is_floating_point:
-        return wanted
-    weights = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return next(weights, wanted)
+    return own_dtype(module, wanted) if wanted.is_floating_point else wanted
 
 
-def as_batch(batch: NDArray[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Turn a batch into a tensor; read-only and odd-strided arrays are copied, as torch can't hold them."""
-    if not batch.flags.writeable or any(stride < 0 for stride in batch.strides):
-        batch = np.array(batch)
-    return torch.from_numpy(batch).to(device=device, dtype=dtype)
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn a device name into a device that is there.
-
-    Raises
-    ------
-    ModelError
-        The name is no device, or there is none of that kind on this machine.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ModelError(f"There is no device '{name}': use cpu, cuda, cuda:1 or mps.") from None
-    if device.type not in {"cpu", "cuda", "mps"}:
-        raise ModelError(f"fmx does not run on {name}: use cpu, cuda, cuda:1 or mps.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ModelError(f"There is no {name} here ({count} CUDA devices found): use --device cpu.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("There is no mps device here: use --device cpu.")
-    return device
+def own_dtype(module: torch.nn.Module, otherwise: torch.dtype = torch.float32) -> torch.dtype:
+    """Give the element type of a module's first floating-point weight."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), otherwise)

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from types import TracebackType
-from typing import Any, Self
+from functools import cached_property, partial
+from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import fx
 from torch.export import ExportedProgram
 
-from fmx.adapter import Batch, Capture, InputInfo, ModelSource, OpenOptions, Session, check_inputs, resolve
+from fmx.adapter import InputInfo, ModelSource, OpenOptions, Session, resolve
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx_adapters._batches import run_in_slices
 from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
-from fmx_adapters._fx import cut_graph, move_graph
+from fmx_adapters._graphs import GraphSession, Program, graph_candidates
 from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters._relu import Rule, replace_relus
-from fmx_adapters._torch import (
-    as_batch,
-    dtype_name,
-    fingerprint,
-    first_working,
-    layer_info,
-    pick_device,
-    picture_input,
-    tensors_in,
-    to_array,
-)
+from fmx_adapters._session import How
+from fmx_adapters._torch import dtype_name, fingerprint, first_working, layer_info, own_dtype, picture_input
 from fmx_adapters._torch_axes import AxisTracker
 from fmx_adapters.exported.archive import read_program
 from fmx_adapters.exported.names import named_values
@@ -159,15 +147,34 @@ class ExportedModel(ProbedModel):
         device: str = "cpu",
         engine: str = "eager",
         outputs: bool = False,
+        precision: str | None = None,
+        expected_batches: int | None = None,
     ) -> Session:
-        """Prepare to capture `layers`; there is one engine, torch itself."""
-        probed = self._probed
-        wanted = {layer.name: probed.values[layer.name] for layer in resolve(probed.layers, layers)}
+        """Prepare to capture `layers`; see `fmx.adapter.Model`.
 
-        def eager() -> ExportedSession:
-            return ExportedSession(self, wanted, probed.overwritten, device=device, outputs=outputs)
+        The engines are eager, auto, folded, channels-last, onnxruntime and compiled.
+        """
+        how = How(device, outputs, precision, expected_batches)
+        wanted = resolve(self._probed.layers, layers)
+        program = self.program()
+        eager = partial(GraphSession, program, wanted, how, engine="torch.export eager")
+        candidates = graph_candidates(lambda: program, wanted, how)
+        return pick_engine(engine, eager, candidates, how.terms(own_dtype(program.module)))
 
-        return pick_engine(engine, eager, [])
+    def program(self) -> Program:
+        """Give the graph with what there is to know about it."""
+        parts, probed = self._parts, self._probed
+        dtypes = [declared.dtype for declared in parts.declared]
+        return Program(
+            self.source,
+            parts.module,
+            self._inputs,
+            dtypes,
+            probed.values,
+            probed.overwritten,
+            parts.least,
+            parts.most,
+        )
 
     def torch_module(self, relu: Rule | None = None) -> LayeredModule:
         """Return the network as a differentiable module with weights of its own; see `LayeredModule`."""
@@ -213,72 +220,3 @@ class ExportedModel(ProbedModel):
 def _device_of(module: fx.GraphModule) -> torch.device:
     state = next(iter(module.state_dict().values()), torch.zeros(()))
     return state.device
-
-
-class ExportedSession:
-    """An exported program prepared for chosen layers; see `fmx.adapter.Session`."""
-
-    engine = "torch.export eager"
-    engine_notes: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        model: ExportedModel,
-        wanted: Mapping[str, str],
-        overwritten: frozenset[str],
-        *,
-        device: str,
-        outputs: bool,
-    ) -> None:
-        self._source = model.source
-        self._inputs = model.inputs
-        self._parts = model._parts
-        self._wanted = dict(wanted)
-        self._overwritten = overwritten
-        self._outputs = outputs
-        self._device = pick_device(device)
-        self._module: fx.GraphModule | None = None
-
-    def __enter__(self) -> Self:
-        module = self._parts.module
-        if _device_of(module).type != self._device.type:
-            # The program itself stays where it is.
-            module = copy.deepcopy(module).to(self._device)
-        values = list(self._wanted.values())
-        graph = cut_graph(module.graph, values, keep_output=self._outputs, overwritten=self._overwritten)
-        self._module = fx.GraphModule(module, graph)
-        for inner in [m for m in self._module.modules() if isinstance(m, fx.GraphModule)]:
-            move_graph(inner.graph, self._device)
-            inner.recompile()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._module = None
-
-    def run(self, batch: Batch) -> Capture:
-        """Run one batch and return the wanted values; see `fmx.adapter.Session`."""
-        if self._module is None:
-            raise ModelError("This session is closed: use it inside its with statement.")
-        arrays = check_inputs(batch, self._inputs, self._source)
-        if len({len(array) for array in arrays.values()}) > 1:
-            counts = ", ".join(f"{len(array)} of {name}" for name, array in arrays.items())
-            raise ModelError(f"{self._source} was given {counts}: give as many samples of each input.")
-        found = run_in_slices(arrays, self._run, least=self._parts.least, most=self._parts.most)
-        layers = {name: found[f"layer {name}"] for name in self._wanted}
-        rest = {name: value for name, value in found.items() if not name.startswith("layer ")}
-        return Capture(layers, rest)
-
-    def _run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        assert self._module is not None
-        tensors = [as_batch(arrays[d.name], d.dtype, self._device) for d in self._parts.declared]
-        try:
-            with torch.no_grad():
-                values, output = self._module(*tensors)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"{self._source} failed: {reason}") from error
-        found = {f"layer {name}": to_array(value) for name, value in zip(self._wanted, values, strict=True)}
-        named = {f"output.{place}" if place else "output": value for place, value in tensors_in(output)}
-        return found | {name: to_array(value) for name, value in named.items()}

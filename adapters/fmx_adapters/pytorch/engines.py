@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fmx.adapter import InputInfo
+from fmx.adapter import InputInfo, ModelSource, OpenOptions
 from fmx.errors import ModelError
-from fmx_adapters._torch import Key, evaluation_mode, input_dtype, probe_batch
+from fmx_adapters._devices import placed
+from fmx_adapters._graphs import Program
+from fmx_adapters._runtime import FlatModule
+from fmx_adapters._session import How
+from fmx_adapters._torch import Key, evaluation_mode, input_dtype, probe_batch, reason_of
+from fmx_adapters.pytorch.differentiable import WatchedModule
+from fmx_adapters.pytorch.session import split_arguments
 
-__all__ = ["FORMS", "channels_last", "export_onnx", "folded", "wanted_paths"]
+__all__ = ["FORMS", "channels_last", "exported_program", "flat_copy", "folded", "wanted_paths"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -70,40 +76,59 @@ def folded(module: nn.Module, pairs: Mapping[str, str], wanted: set[str]) -> nn.
 
 
 FORMS: dict[str, Callable[[nn.Module, Mapping[str, str], set[str]], nn.Module]] = {
-    "channels-last": channels_last,
     "folded": folded,
+    "channels-last": channels_last,
 }
 
 
-def export_onnx(module: nn.Module, inputs: Sequence[InputInfo], outputs: Sequence[str]) -> Any:
-    """Export a module with a free batch axis for ONNX Runtime, its outputs named as the module's own session does.
+def flat_copy(
+    module: nn.Module, inputs: Sequence[InputInfo], layers: Mapping[str, Key], overwritten: set[Key], how: How
+) -> FlatModule:
+    """Copy a module to the CPU in a form that returns the values of layers, to be exported."""
+    cpu = torch.device("cpu")
+    watched = WatchedModule(placed(module, cpu), layers, overwritten)
+    names = list(layers)
 
-    Returns
-    -------
-    onnx.ModelProto
+    def run(*tensors: torch.Tensor) -> tuple[list[torch.Tensor], Any]:
+        given = dict(zip((info.name for info in inputs), tensors, strict=True))
+        arguments, keywords = split_arguments(watched.module, given)
+        passed = keywords or arguments
+        if how.outputs:
+            output, values = watched.forward_with(passed, names)
+        else:
+            output, values = None, watched.capture(passed, names)
+        return list(values.values()), output
+
+    batch = [probe_batch(info.shape, input_dtype(info, watched.module), cpu) for info in inputs]
+    return FlatModule(run, [watched], batch)
+
+
+def exported_program(module: nn.Module, source: str, inputs: Sequence[InputInfo]) -> Program:
+    """Export a module as a graph, with a free batch axis, that takes the module's inputs and has its layers' names.
 
     Raises
     ------
-    RuntimeError
-        Whatever the exporter has to say.
+    ModelError
+        The module does what export can't follow; says what export says.
     """
-    import onnx
+    from fmx_adapters.exported.model import open_exported
 
-    batch = {i.name: probe_batch(i.shape, input_dtype(i, module), torch.device("cpu")) for i in inputs}
-    buffer = io.BytesIO()
+    cpu = torch.device("cpu")
+    module = placed(module, cpu)
+    batch = {i.name: probe_batch(i.shape, input_dtype(i, module), cpu) for i in inputs}
+    arguments, keywords = split_arguments(module, batch)
+    free = {0: torch.export.Dim.DYNAMIC}
+    shapes: Any = dict.fromkeys(keywords, free) if keywords else tuple(free for _ in arguments)
     with warnings.catch_warnings(), evaluation_mode(module), torch.no_grad():
-        # The exporter speaks of its own future and of shapes that it takes for constant; values are compared later.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            tuple(batch.values()),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            input_names=list(batch),
-            output_names=list(outputs),
-            dynamic_axes={name: {0: "batch"} for name in batch},
-        )
-    return onnx.load_model_from_string(buffer.getvalue())
+        try:
+            exported = torch.export.export(module, tuple(arguments), keywords, dynamic_shapes=shapes)
+        except Exception as error:  # export fails in many ways of its own
+            raise ModelError(f"it can't be exported ({reason_of(error)})") from error
+    program = open_exported(ModelSource(exported), OpenOptions()).program()
+    by_name = {info.name: info for info in inputs}
+    known = [by_name[info.name] for info in program.inputs] if keywords else list(inputs)
+    return replace(program, source=source, inputs=known)
 
 
 def wanted_paths(keys: Sequence[Key]) -> set[str]:

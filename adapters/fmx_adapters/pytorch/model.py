@@ -11,11 +11,15 @@ from typing import Any
 import torch
 
 from fmx.adapter import InputInfo, Session, resolve
+from fmx.errors import ModelError
 from fmx.layers import LayerInfo
 from fmx.naming import PassTrace
 from fmx_adapters._engines import Candidate, pick_engine
+from fmx_adapters._graphs import compiled_session
 from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters._relu import Rule
+from fmx_adapters._runtime import RuntimeSession
+from fmx_adapters._session import How
 from fmx_adapters._torch import (
     Key,
     evaluation_mode,
@@ -24,14 +28,15 @@ from fmx_adapters._torch import (
     input_dtype,
     is_layer_value,
     layer_info,
-    name_outputs,
+    output_tensors,
+    own_dtype,
     picture_input,
     probe_batch,
     tensors_in,
 )
 from fmx_adapters._torch_axes import AxisTracker
 from fmx_adapters.pytorch.differentiable import WatchedModule
-from fmx_adapters.pytorch.engines import FORMS, export_onnx, wanted_paths
+from fmx_adapters.pytorch.engines import FORMS, exported_program, flat_copy, wanted_paths
 from fmx_adapters.pytorch.session import PyTorchSession, split_arguments
 from fmx_adapters.pytorch.watch import Watcher
 
@@ -40,7 +45,8 @@ from fmx_adapters.pytorch.watch import Watcher
 class _Probed:
     """What one pass over a small batch showed.
 
-    `normed` maps convolutions to the batch norms that read them; `outputs` names what the model returns.
+    `normed` maps convolutions to the batch norms that read them; `outputs` names what the model returns;
+    `reads_values` says whether Python code asked for the value of a tensor.
     """
 
     inputs: tuple[InputInfo, ...]
@@ -49,6 +55,7 @@ class _Probed:
     overwritten: set[Key]
     normed: dict[str, str]
     outputs: list[str]
+    reads_values: bool
 
 
 class PyTorchModel(ProbedModel):
@@ -94,15 +101,22 @@ class PyTorchModel(ProbedModel):
         device: str = "cpu",
         engine: str = "eager",
         outputs: bool = False,
+        precision: str | None = None,
+        expected_batches: int | None = None,
     ) -> Session:
-        """Prepare to capture `layers`; the engines are eager, auto, channels-last, folded and onnxruntime."""
+        """Prepare to capture `layers`; see `fmx.adapter.Model`.
+
+        The engines are eager, auto, folded, channels-last, onnxruntime and compiled.
+        """
         wanted = resolve(self._probed.layers, layers)
+        how = How(device, outputs, precision, expected_batches)
         candidates = [
-            Candidate(name, partial(self._in_form, name, wanted, device=device, outputs=outputs)) for name in FORMS
+            *(Candidate(name, partial(self._in_form, name, wanted, how)) for name in FORMS),
+            Candidate("onnxruntime", partial(self._in_onnx, wanted, how)),
+            Candidate("compiled", partial(self._compiled, wanted, how)),
         ]
-        candidates.append(Candidate("onnxruntime", partial(self._in_onnx, wanted, device=device, outputs=outputs)))
-        reference = partial(self._running, self.module, wanted, device=device, outputs=outputs)
-        return pick_engine(engine, reference, candidates)
+        reference = partial(self._running, self.module, wanted, how)
+        return pick_engine(engine, reference, candidates, how.terms(own_dtype(self.module)))
 
     def torch_module(self, relu: Rule | None = None) -> WatchedModule:
         """Return a differentiable copy of the network; see `WatchedModule`."""
@@ -110,21 +124,44 @@ class PyTorchModel(ProbedModel):
         return WatchedModule(self.module, probed.keys, probed.overwritten, relu)
 
     def _running(
-        self, module: torch.nn.Module, wanted: Sequence[LayerInfo], *, engine: str = "eager", **how: Any
+        self,
+        module: torch.nn.Module,
+        wanted: Sequence[LayerInfo],
+        how: How,
+        *,
+        engine: str = "eager",
+        own: bool = False,
     ) -> Session:
         probed = self._probed
         keys = {probed.keys[layer.name]: layer for layer in wanted}
-        return PyTorchSession(module, self.source, probed.inputs, keys, probed.overwritten, engine=engine, **how)
+        return PyTorchSession(module, self.source, probed.inputs, keys, probed.overwritten, how, engine=engine, own=own)
 
-    def _in_form(self, form: str, wanted: Sequence[LayerInfo], **how: Any) -> Session:
+    def _in_form(self, form: str, wanted: Sequence[LayerInfo], how: How) -> Session:
         paths = wanted_paths([self._probed.keys[layer.name] for layer in wanted])
-        return self._running(FORMS[form](self.module, self._probed.normed, paths), wanted, engine=form, **how)
+        if form == "folded":
+            self._demand_one_path()
+        formed = FORMS[form](self.module, self._probed.normed, paths)
+        return self._running(formed, wanted, how, engine=form, own=True)
 
-    def _in_onnx(self, wanted: Sequence[LayerInfo], **how: Any) -> Session:
-        from fmx.adapter import load
+    def _in_onnx(self, wanted: Sequence[LayerInfo], how: How) -> Session:
+        probed = self._probed
+        self._demand_one_path()
+        keys = {layer.name: probed.keys[layer.name] for layer in wanted}
+        export = partial(flat_copy, self.module, probed.inputs, keys, probed.overwritten, how)
+        return RuntimeSession(self.source, probed.inputs, wanted, how, export)
 
-        exported = load(export_onnx(self.module, self._probed.inputs, self._probed.outputs))
-        return exported.session([layer.name for layer in wanted], engine="optimised", **how)
+    def _compiled(self, wanted: Sequence[LayerInfo], how: How) -> Session:
+        self._demand_one_path()
+        program = exported_program(self.module, self.source, self._probed.inputs)
+        unknown = [layer.name for layer in wanted if layer.name not in program.values]
+        if unknown:
+            raise ModelError(f"its export has no {', '.join(unknown)}")
+        return compiled_session(program, wanted, how)
+
+    def _demand_one_path(self) -> None:
+        """Refuse to write down the path of one pass where another input may take another."""
+        if self._probed.reads_values:
+            raise ModelError("its Python code looks at values, so that its path may depend on the data")
 
     @cached_property
     def _probed(self) -> _Probed:
@@ -176,4 +213,4 @@ class PyTorchModel(ProbedModel):
         layers = [layer_info(n.name, n.kind, n.value[1], axes.roles(n.value[1])) for n in named]
         keys = {n.name: n.value[0] for n in named}
         overwritten = {key for key, (value, version) in versions.items() if value._version != version}
-        return _Probed(inputs, layers, keys, overwritten, normed, list(name_outputs(result)))
+        return _Probed(inputs, layers, keys, overwritten, normed, list(output_tensors(result)), watcher.reads_values)

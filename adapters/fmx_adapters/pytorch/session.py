@@ -8,28 +8,19 @@ copies, rather than giving a wrong value.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from fmx.adapter import Batch, Capture, InputInfo, check_inputs
+from fmx.adapter import InputInfo
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
-from fmx_adapters._torch import (
-    Key,
-    as_batch,
-    evaluation_mode,
-    input_dtype,
-    name_outputs,
-    pick_device,
-    tensors_in,
-    to_array,
-)
+from fmx_adapters._devices import placed
+from fmx_adapters._session import How, Tensors, TorchSession
+from fmx_adapters._torch import Key, evaluation_mode, input_dtype, output_tensors, tensors_in
 from fmx_adapters.pytorch.watch import Watcher
 
 
@@ -37,8 +28,22 @@ class _Enough(BaseException):
     """Ends the forward pass once the last wanted value is there; no model code catches it by accident."""
 
 
-class PyTorchSession:
-    """A torch module prepared for chosen layers; see `fmx.adapter.Session`."""
+class PyTorchSession(TorchSession):
+    """A torch module prepared for chosen layers; see `fmx.adapter.Session`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    source : str
+    inputs : sequence of InputInfo
+    wanted : mapping of Key to LayerInfo
+    overwritten : set of Key
+        Values that the probe pass overwrote.
+    how : How
+    engine : str
+    own : bool
+        The module is the session's own, so that it may be moved.
+    """
 
     def __init__(
         self,
@@ -47,48 +52,33 @@ class PyTorchSession:
         inputs: Sequence[InputInfo],
         wanted: Mapping[Key, LayerInfo],
         overwritten: set[Key],
+        how: How,
         *,
-        device: str,
-        outputs: bool,
         engine: str = "eager",
+        own: bool = False,
     ) -> None:
-        self.engine = engine
-        self.engine_notes: list[str] = []
-        self._source = source
-        self._inputs = list(inputs)
+        super().__init__(source, inputs, list(wanted.values()), how, engine)
         self._wanted = wanted
         self._copy = {key for key in wanted if key in overwritten}
-        self._outputs = outputs
-        self._device = pick_device(device)
-        self._dtypes = {info.name: input_dtype(info, module) for info in inputs}
-        on_device = all(t.device.type == self._device.type for t in module.state_dict().values())
         # The user's own module stays where it is.
-        self._module = module if on_device else copy.deepcopy(module).to(self._device)
+        self._module = placed(module, self.device, self.precision, own=own)
+        self._dtypes = {info.name: input_dtype(info, self._module) for info in inputs}
         ops_wanted = any(key.op for key in wanted)
         self._watcher = Watcher(self._module, None if ops_wanted else {key.path for key in wanted})
         self._watcher.on_exit = self._take
         self._watcher.on_op = lambda key, _, output: self._take(key, output)
         self._places = {key._replace(place="") for key in wanted}
-        self._stack = ExitStack()
         self._taken: dict[Key, tuple[torch.Tensor, int]] = {}
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(evaluation_mode(self._module))
-            stack.enter_context(self._watcher)
-            self._stack = stack.pop_all()
-        return self
+    def _open(self, stack: ExitStack) -> None:
+        stack.callback(self._taken.clear)
+        stack.enter_context(evaluation_mode(self._module))
+        stack.enter_context(self._watcher)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-        self._taken.clear()
+    def _dtype(self, info: InputInfo) -> torch.dtype:
+        return self._dtypes[info.name]
 
-    def run(self, batch: Batch) -> Capture:
-        """Run one batch and return the wanted values; see `fmx.adapter.Session`."""
-        given = check_inputs(batch, self._inputs, self._source)
-        tensors = {name: as_batch(array, self._dtypes[name], self._device) for name, array in given.items()}
+    def _compute(self, tensors: Tensors) -> tuple[Tensors, Tensors]:
         result = self._forward(tensors)
         late = {key for key, (value, version) in self._taken.items() if value._version != version}
         if late - self._copy:
@@ -100,22 +90,18 @@ class PyTorchSession:
                 f"{self._source} did not reach {', '.join(missing)} on this batch: "
                 "its path depends on the data, so leave these layers out."
             )
-        layers = {layer.name: to_array(self._taken[key][0]) for key, layer in self._wanted.items()}
+        layers = {layer.name: self._taken[key][0] for key, layer in self._wanted.items()}
         self._taken.clear()
-        return Capture(layers, {} if result is None else name_outputs(result))
+        return layers, {} if result is None else output_tensors(result)
 
-    def _forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
+    def _forward(self, batch: Tensors) -> Any:
         arguments, keywords = split_arguments(self._module, batch)
         self._taken.clear()
         try:
-            with torch.no_grad(), self._watcher.watch():
+            with self._watcher.watch():
                 return self._module(*arguments, **keywords)
         except _Enough:
             return None
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            shape = " and ".join("×".join(map(str, tensor.shape[1:])) for tensor in batch.values())
-            raise ModelError(f"{self._source} failed on samples of shape {shape}: {reason}") from error
 
     def _take(self, key: Key, output: Any) -> None:
         if key not in self._places:

@@ -31,6 +31,11 @@ class Watcher:
     root : torch.nn.Module
     only : iterable of str, optional
         Paths of the modules to report; all modules and the operations between them if left out.
+
+    Attributes
+    ----------
+    reads_values : bool
+        Python code has asked for the value of a tensor in a pass whose operations were reported.
     """
 
     def __init__(self, root: torch.nn.Module, only: Iterable[str] | None = None) -> None:
@@ -46,6 +51,7 @@ class Watcher:
         # What these two return, if anything, takes the place of the value in the pass.
         self.on_exit: Callable[[Key, Any], Any] = _ignore
         self.on_op: Callable[[Key, str, Any], Any] = _ignore
+        self.reads_values = False
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -54,7 +60,7 @@ class Watcher:
         self._scopes = [(Key("", 1), Counter())]
         with ExitStack() as stack:
             if self._ops:
-                stack.enter_context(_OpMode(self._op))
+                stack.enter_context(_OpMode(self._op, self._read))
             self._watching = True
             try:
                 yield
@@ -94,18 +100,26 @@ class Watcher:
 
         return hook
 
+    def _read(self) -> None:
+        self.reads_values = True
+
     def _op(self, op: str, value: Any) -> Any:
         key, ops = self._scopes[-1]
         ops[op] += 1
         return self.on_op(Key(key.path, key.call, op, ops[op]), op, value)
 
 
-class _OpMode(TorchFunctionMode):
-    """Calls back for every operation of `fmx.ops` that Python code asks torch for."""
+# What gives Python the value of a tensor, which it may then go by.
+_READING = {"__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy"}
 
-    def __init__(self, report: Callable[[str, Any], Any]) -> None:
+
+class _OpMode(TorchFunctionMode):
+    """Calls back for every operation of `fmx.ops` that Python code asks torch for, and when it asks for a value."""
+
+    def __init__(self, report: Callable[[str, Any], Any], read: Callable[[], None]) -> None:
         super().__init__()
         self._report = report
+        self._read = read
 
     def __torch_function__(
         self,
@@ -115,7 +129,10 @@ class _OpMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         value = func(*args, **(kwargs or {}))
-        op = canonical_op(getattr(func, "__name__", ""))
+        name = getattr(func, "__name__", "")
+        if name in _READING:
+            self._read()
+        op = canonical_op(name)
         if op is None:
             return value
         replaced = self._report(op, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -13,15 +13,19 @@ from fmx.adapter import InputInfo, ModelSource, OpenOptions, Session, resolve
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
 from fmx_adapters._differentiable import LayeredModule
-from fmx_adapters._engines import pick_engine
+from fmx_adapters._engines import Candidate, pick_engine
+from fmx_adapters._graphs import Program, graph_candidates
 from fmx_adapters._model import ProbedModel, layout_option
 from fmx_adapters._relu import Rule
+from fmx_adapters._session import How
 from fmx_adapters._torch import (
     Key,
     candidate_inputs,
     fingerprint,
     first_working,
+    input_dtype,
     layer_info,
+    own_dtype,
     picture_input,
 )
 from fmx_adapters._torch_axes import AxisTracker
@@ -29,8 +33,9 @@ from fmx_adapters.torchscript.archive import load_archive
 from fmx_adapters.torchscript.differentiable import differentiable, small_batch
 from fmx_adapters.torchscript.graph import assigns, evaluating
 from fmx_adapters.torchscript.naming import name_events
+from fmx_adapters.torchscript.operators import check_path
 from fmx_adapters.torchscript.record import Event, RecordedPass, forward_arguments
-from fmx_adapters.torchscript.session import TorchScriptSession
+from fmx_adapters.torchscript.session import Found, TorchScriptSession
 
 __all__ = ["TorchScriptModel", "open_torchscript"]
 
@@ -120,25 +125,41 @@ class TorchScriptModel(ProbedModel):
         device: str = "cpu",
         engine: str = "eager",
         outputs: bool = False,
+        precision: str | None = None,
+        expected_batches: int | None = None,
     ) -> Session:
-        """Prepare to capture `layers`; TorchScript has one engine, its own."""
+        """Prepare to capture `layers`; see `fmx.adapter.Model`.
+
+        The engines are eager, which is TorchScript's own, auto, frozen, folded, channels-last, onnxruntime and
+        compiled.
+        """
         probed = self._probed
-        wanted = {probed.keys[layer.name]: layer for layer in resolve(probed.layers, layers)}
-        last = {probed.sites[key] for key in wanted}
+        how = How(device, outputs, precision, expected_batches)
+        layers = resolve(probed.layers, layers)
+        wanted = {probed.keys[layer.name]: layer for layer in layers}
+        last = frozenset(probed.sites[key] for key in wanted)
+        found = Found(wanted, last & probed.overwritten, last)
+        eager = partial(TorchScriptSession, self.module, self.source, probed.inputs, found, how)
+        frozen = Candidate("frozen", partial(eager, engine="frozen", frozen=True))
+        candidates = [frozen, *graph_candidates(self._program, layers, how)]
+        return pick_engine(engine, eager, candidates, how.terms(own_dtype(self.module)))
 
-        def own() -> TorchScriptSession:
-            return TorchScriptSession(
-                self.module,
-                self.source,
-                probed.inputs,
-                wanted,
-                probed.overwritten & last,
-                last,
-                device=device,
-                outputs=outputs,
-            )
+    def _program(self) -> Program:
+        """Translate the module into a graph of tensor operations.
 
-        return pick_engine(engine, own, [])
+        Raises
+        ------
+        ModelError
+            It has none, or its path depends on the data.
+        """
+        layered = differentiable(self.module, self._probed.inputs, self.source, None)
+        if any(node.target is check_path for node in layered.module.graph.nodes):
+            raise ModelError("its path depends on the data")
+        by_name = {info.name: info for info in self._probed.inputs}
+        inputs = [by_name[str(node.target)] for node in layered.module.graph.nodes if node.op == "placeholder"]
+        dtypes = [input_dtype(info, self.module) for info in inputs]
+        overwritten = frozenset(layered._overwritten)
+        return Program(self.source, layered.module, inputs, dtypes, layered._layers, overwritten)
 
     def torch_module(self, relu: Rule | None = None) -> LayeredModule:
         """Return the network as a differentiable module with weights of its own; see `LayeredModule`.

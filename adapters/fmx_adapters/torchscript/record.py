@@ -177,6 +177,8 @@ class RecordedPass:
         Numbers of the sites behind which nothing is wanted any more and nothing shall be computed.
     keep_output : bool
         Compute the model's own output.
+    prepare : callable, optional
+        Given the graph, changes it before it is compiled.
     """
 
     def __init__(
@@ -186,11 +188,14 @@ class RecordedPass:
         copied: Collection[int] = (),
         last: Collection[int] | None = None,
         keep_output: bool = False,
+        prepare: Callable[[Any], None] | None = None,
     ) -> None:
         graph, self._recorder = recorded_graph(module, keys, copied, keep_output)
         if last is not None and not keep_output:
             _cut(graph, self._recorder.log.unique(), last)
         torch._C._jit_pass_dce(graph)
+        if prepare is not None:
+            prepare(graph)
         graph.makeMultiOutputIntoTuple()
         graph.lint()
         self._module = module
