@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +25,7 @@ from PIL import Image
 import fmx
 from fmx.errors import DataError, FmxError, StoreError
 from fmx.store import StoreLock, place_of
+from fmx.store.places import FolderPlace
 
 SHAPE = (3, 32, 32)
 LAYERS = "stem,layer1.0.add,fc"
@@ -260,3 +265,91 @@ def test_second_extraction_at_the_same_time_is_refused(tmp_path: Path, data: np.
         end.set()
         first.join()
     assert fmx.open_store(tmp_path / "a.zarr").attributes["completeness"] == "complete"
+
+
+@pytest.mark.usefixtures("small_units")
+def test_full_disk_stops_and_goes_on_once_there_is_room(
+    tmp_path: Path, data: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(tmp_path / "whole.zarr", data)
+    left = [400_000]
+    real = FolderPlace.write
+
+    def write(self: FolderPlace, name: str, *parts: Any) -> None:
+        left[0] -= sum(len(memoryview(part).cast("B")) for part in parts)
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, name, *parts)
+
+    with monkeypatch.context() as full:
+        full.setattr(FolderPlace, "write", write)
+        with pytest.raises(StoreError, match="No space left on device"):
+            extract(tmp_path / "a.zarr", data)
+    part = fmx.open_store(tmp_path / "a.zarr")
+    assert 0 < part.complete.sum() < len(data)
+    extract(tmp_path / "a.zarr", data)
+    assert content(tmp_path / "a.zarr") == content(tmp_path / "whole.zarr")
+
+
+def test_numbers_that_are_none_are_kept_and_counted(tmp_path: Path, cli: Any) -> None:
+    import torch
+
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(1, 2, 1, bias=False)
+            torch.nn.init.ones_(self.conv.weight)
+            self.act = torch.nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.conv(x)).sqrt()
+
+    data = np.ones((6, 1, 4, 4), np.float32)
+    data[2, 0, 1, 1], data[4, 0, 0, :3] = np.nan, np.inf
+    store = fmx.extract(fmx.load(Odd(), input_shape=(1, 4, 4)), data, to=tmp_path / "a.zarr", layers="conv")
+    values = store.activation("conv").values[:, 0, 0]
+    np.testing.assert_array_equal(values[:, 1], data[:, 0])
+    (row,) = json.loads(cli("info", tmp_path / "a.zarr", "--json").out)
+    assert (row["nan"], row["inf"]) == (2, 6)
+    assert "nan" in cli("info", tmp_path / "a.zarr").out
+
+
+def test_ctrl_c_ends_at_a_unit_and_says_how_to_go_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "data.npy", rng.random((4000, *SHAPE), dtype=np.float32))
+    script = (
+        "import fmx.store.schema as s; s.UNIT_BYTES = 200_000\n"
+        "from fmx.cli import main\nimport sys\nsys.argv = sys.argv[1:]\nmain()"
+    )
+    words = [
+        "fmx",
+        "extract",
+        "networks:tiny_resnet",
+        "data.npy",
+        "-o",
+        "a.zarr",
+        "--layers",
+        "stem",
+        "--batch-size",
+        "1",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", script, *words, "--engine", "eager", "--input-shape", "3,32,32"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        done = tmp_path / "a.zarr" / "complete" / "c"
+        deadline = time.monotonic() + 100
+        while not (done.exists() and any(done.iterdir())):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "run the same command to go on" in said
+    assert "Traceback" not in said
+    store = fmx.open_store(tmp_path / "a.zarr")
+    assert 0 < store.complete.sum() < 4000
+    assert f"stopped after {store.complete.sum()} of 4000 samples" in said

@@ -123,7 +123,7 @@ def test_workers_of_ones_own(kit: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes(kit: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No Dask scheduler answers at tcp://127.0.0.1:9"):
+    with pytest.raises(DataError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         extract(kit, tmp_path / "a.zarr", scheduler="tcp://127.0.0.1:9")
     with pytest.raises(DataError, match="can't be sent to other processes"):
         rows = (row for row in np.zeros((3, *SHAPE), np.float32))

@@ -13,11 +13,15 @@ import numpy as np
 
 from fmx.errors import DataError, StoreError
 from fmx.extraction.settle import Settled
-from fmx.store import Store, building_place, writer_bytes
+from fmx.store import Store, StorePlan, building_place, writer_bytes
 
-__all__ = ["Estimate", "check_room", "estimate"]
+__all__ = ["Estimate", "buffers_within", "check_room", "estimate"]
 
 _BATCHES = 3
+_BUFFERS = 2
+# Batches in memory ahead of the model, and captured ones behind it.
+_BATCHES_READ = 5
+_BATCHES_CAPTURED = 3
 
 
 @dataclass(frozen=True)
@@ -170,21 +174,29 @@ def check_room(settled: Settled, needed: int) -> None:
         )
 
 
-def check_memory(settled: Settled, buffers: int) -> None:
-    """See that what runs now and the writer's buffers stay within the memory that was allowed.
+def buffers_within(settled: Settled, plan: StorePlan) -> int:
+    """Choose how many units may be in memory, once the model has run and its own share is known.
 
     Raises
     ------
     DataError
-        They don't; says how much is needed.
+        Not even one fits the memory that was allowed; says how much is needed.
     """
     budget = settled.request.memory
-    needed = _peak_memory() + writer_bytes(settled.plan({}, {}), buffers)
-    if budget is not None and needed > budget:
-        raise DataError(
-            f"This takes about {_size(needed)} of memory, and --memory allows {_size(budget)}: allow more, or lower "
-            "--batch-size."
-        )
+    if budget is None:
+        return _BUFFERS
+    batch = settled.request.batch_size
+    inputs = sum(math.prod(info.shape) * np.dtype(info.dtype).itemsize for info in settled.model.inputs)
+    captured = sum(layer.nbytes for layer in settled.layers)
+    running = _peak_memory() + batch * (_BATCHES_READ * inputs + _BATCHES_CAPTURED * captured)
+    for buffers in range(_BUFFERS, 0, -1):
+        needed = running + writer_bytes(plan, buffers)
+        if needed <= budget:
+            return buffers
+    raise DataError(
+        f"This takes about {_size(needed)} of memory, and --memory allows {_size(budget)}: allow more, or lower "
+        "--batch-size."
+    )
 
 
 def _peak_memory() -> int:

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 from fmx.adapter import Capture, Session
+from fmx.extraction.estimate import buffers_within
 from fmx.extraction.feed import Fed, Feed
 from fmx.extraction.pipeline import Handover, Meter, Progress, Sink, Status
 from fmx.extraction.reduction import ReduceSink, finish_reduction
@@ -83,8 +84,10 @@ class _Job:
             batches = iter(feed)
             first = next(batches)
             session.run(first.values)
+            buffers = buffers_within(settled, plan)
             place = self._create(plan, {"engine": session.engine, "engine_notes": list(session.engine_notes)})
-            _stream(settled, session, place, chain([first], batches), self.meter, self.stop)
+            with UnitWriter(place, buffers=buffers) as writer:
+                _stream(settled, session, writer, chain([first], batches), self.meter, self.stop)
         self._finish(place)
 
     def begin_on_cluster(self) -> None:
@@ -171,20 +174,22 @@ def fill_units(
 ) -> None:
     """Compute units of a store that is there."""
     if units:
-        with open_feed(settled, units) as feed:
-            _stream(settled, session, place, feed, meter or Meter(), stop or _never)
+        buffers = buffers_within(settled, settled.plan({}, output_shapes(settled)))
+        with open_feed(settled, units) as feed, UnitWriter(place, buffers=buffers) as writer:
+            _stream(settled, session, writer, feed, meter or Meter(), stop or _never)
 
 
-def _stream(settled: Settled, session: Session, place: Place, batches: Iterable[Fed], meter: Meter, stop: Stop) -> None:
+def _stream(
+    settled: Settled, session: Session, writer: UnitWriter, batches: Iterable[Fed], meter: Meter, stop: Stop
+) -> None:
     last = len(settled.levels) - 1
-    with UnitWriter(place) as writer:
-        # A unit counts as done once the store's sink has ended it, which therefore comes last.
-        sinks: list[Sink] = [ReduceSink(settled, place, meter)] if settled.request.reduce else []
-        sinks.append(StoreSink(settled, writer, meter))
-        with Handover(sinks, meter, last_level=last, rows=settled.rows_per_sample) as out:
-            for fed in out.stream(_captured(session, batches, meter, stop)):
-                if fed.level == last:
-                    meter.add((fed.rows.stop - fed.rows.start) / settled.rows_per_sample)
+    # A unit counts as done once the store's sink has ended it, which therefore comes last.
+    sinks: list[Sink] = [ReduceSink(settled, writer.place, meter)] if settled.request.reduce else []
+    sinks.append(StoreSink(settled, writer, meter))
+    with Handover(sinks, meter, last_level=last, rows=settled.rows_per_sample) as out:
+        for fed in out.stream(_captured(session, batches, meter, stop)):
+            if fed.level == last:
+                meter.add((fed.rows.stop - fed.rows.start) / settled.rows_per_sample)
 
 
 def _captured(session: Session, batches: Iterable[Fed], meter: Meter, stop: Stop) -> Iterator[tuple[Fed, Capture]]:
