@@ -124,6 +124,27 @@ class TestNumbers:
         assert result.attrs == data.attrs
         assert all(result[name].attrs["definition"] for name in NAMES)
 
+    def test_by_label(self):
+        values = values_with_holes()
+        names = ["b", "a", "b", "c", "a"]
+        data = labelled(da.from_array(values, chunks=(2, 1, 1, 2, 4, 2))).assign_coords(label=("sample", names))
+        result = layer_stats(data, by=("label", "channel"))
+        assert result["label"].values.tolist() == ["a", "b", "c"]
+        for label, name in enumerate("abc"):
+            part = values[[i for i, own in enumerate(names) if own == name]]
+            check(result.isel(label=label, drop=True), part, ("channel",))
+
+    def test_no_label(self):
+        with pytest.raises(FmxError, match="samples of relu have no labels"):
+            layer_stats(labelled(values_with_holes()), by="label")
+
+    def test_quantiles(self):
+        values = values_with_holes()
+        result = layer_stats(labelled(values), by="channel", quantiles=(0.25, 0.5))
+        finite = np.where(np.isfinite(values), values, np.nan)
+        np.testing.assert_allclose(result["q0.25"], np.nanquantile(finite, 0.25, axis=(0, 1, 2, 4, 5)), atol=0.03)
+        np.testing.assert_allclose(result["median"], np.nanmedian(finite, axis=(0, 1, 2, 4, 5)), atol=0.03)
+
     def test_no_samples(self):
         empty = labelled(da.from_array(np.empty((0, *SHAPE[1:]), np.float32), chunks=2))
         result = layer_stats(empty, by=("channel",))

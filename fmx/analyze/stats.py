@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ _MOST_STATES = 64 * 2**20
 
 
 def layer_stats(
-    data: xr.Dataset, *, by: str | Sequence[str] = (), quantiles: Sequence[float] = (_MEDIAN,)
+    data: xr.Dataset, *, by: str | Sequence[str] = (), quantiles: Sequence[float] | None = None
 ) -> xr.Dataset:
     """Describe the values of one layer, reading them once.
 
@@ -56,8 +57,9 @@ def layer_stats(
     by : str or sequence of str
         Dims to keep apart, such as ``("channel",)`` or ``("noise", "channel")``; all others are reduced. ``label``
         keeps the samples of each label apart.
-    quantiles : sequence of float
-        From 0 to 1.
+    quantiles : sequence of float, optional
+        From 0 to 1. The median if left out, unless so many labels are kept apart that their counts would not fit the
+        memory.
 
     Returns
     -------
@@ -73,16 +75,20 @@ def layer_stats(
     """
     array, layer = data["activation"], data.attrs.get("layer", "the data")
     keep = check_dims(by, [str(d) for d in array.dims], layer)
-    reducer = ReducerSet(_reducers(quantiles))
+    wanted = (_MEDIAN,) if quantiles is None else tuple(quantiles)
+    labels = math.prod(array.sizes[dim] for dim in keep if dim != "label")
+    if quantiles is None and labels * ReducerSet(_reducers(wanted)).dtype.itemsize > _MOST_STATES:
+        wanted = ()
+    reducer = ReducerSet(_reducers(wanted))
     if "label" not in keep:
         states = reduce_array(array, reducer, keep).compute()
-        return _described(_finalize(reducer, states, data.attrs), quantiles)
+        return _described(_finalize(reducer, states, data.attrs), wanted)
     groups = groups_of(data["activation"] if "label" in array.coords else data, layer)
     parts = [array.isel(sample=np.flatnonzero(groups.numbers == i)) for i in range(len(groups.names))]
     lazy = [reduce_array(part, reducer, [d for d in keep if d != "label"]) for part in parts]
     together = xr.concat(lazy, dim="label", coords="minimal", compat="override").compute()
     named = together.assign_coords(kept_coords(together, [str(d) for d in together.dims], groups))
-    return _described(_finalize(reducer, named, data.attrs), quantiles)
+    return _described(_finalize(reducer, named, data.attrs), wanted)
 
 
 def stats(
