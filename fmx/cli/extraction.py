@@ -77,7 +77,9 @@ def extract(
     engine: Annotated[
         str, _option(_RUN, "auto: the fastest that agrees with the reference; eager: the reference; or a name.")
     ] = "auto",
-    precision: Annotated[str, _option(_RUN, "What the model computes in: float32, float16 or bfloat16.")] = "float32",
+    precision: Annotated[
+        str | None, _option(_RUN, "What the model computes in: float32, float16 or bfloat16 (default: its own).")
+    ] = None,
     memory: Annotated[str | None, _option(_RUN, "Most memory to take, such as 2GB.")] = None,
     workers: Annotated[int, _option(_RUN, "Processes on this machine that share the work.")] = 0,
     scheduler: Annotated[str | None, _option(_RUN, "Dask cluster that does the work, such as tcp://host:8786.")] = None,

@@ -29,7 +29,7 @@ def extract(
     batch_size: int = DEFAULT_BATCH,
     device: str = "cpu",
     engine: str = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
     outputs: bool = False,
     frames: int | None = None,
     stride: int = 1,
@@ -86,8 +86,8 @@ def extract(
         ``auto`` takes the fastest engine whose values on the first batch agree with the reference's within 1e-4 of
         each layer's largest value; ``eager`` is the reference; a model lists the others when it is given a wrong one.
         A store that is continued keeps its own.
-    precision : {"float32", "float16", "bfloat16"}
-        What the model computes in.
+    precision : {"float32", "float16", "bfloat16"}, optional
+        What the model computes in, where not in its own.
     outputs : bool
         Keep the model's outputs too.
     frames, stride : int

@@ -96,13 +96,16 @@ class Meter:
             self.progress(Status(int(self.done), self.total, self.elapsed, self.nbytes, self.bottleneck()))
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+    def stage(self, name: str, inside: str = "") -> Iterator[None]:
+        """Add the time spent here to a stage, and take it off the one that it happens inside of."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            if inside:
+                self.seconds[inside] = self.seconds.get(inside, 0.0) - spent
 
     def bottleneck(self) -> str:
         """Name the stage that all others wait for; empty before anything has run."""

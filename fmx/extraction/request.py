@@ -15,7 +15,7 @@ DEFAULT_BATCH = 32
 _WAYS = {
     "on_error": ("--on-error", ("fail", "skip")),
     "dtype": ("--dtype", (None, "float32", "float16", "bfloat16")),
-    "precision": ("--precision", ("float32", "float16", "bfloat16")),
+    "precision": ("--precision", (None, "float32", "float16", "bfloat16")),
 }
 
 
@@ -40,7 +40,7 @@ class Request:
     batch_size: int = DEFAULT_BATCH
     device: str = "cpu"
     engine: str = "auto"
-    precision: str = "float32"
+    precision: str | None = None
     outputs: bool = False
     frames: int | None = None
     stride: int = 1

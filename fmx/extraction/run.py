@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -10,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import Any
 
-from fmx.adapter import Capture, Session
+from fmx.adapter import Batch, Capture, Session, run_all
 from fmx.extraction.estimate import buffers_within
 from fmx.extraction.feed import Fed, Feed
 from fmx.extraction.pipeline import Handover, Meter, Progress, Sink, Status
@@ -79,7 +80,7 @@ class _Job:
         settled = self.settled
         plan = settled.plan({}, output_shapes(settled))
         with ExitStack() as stack:
-            session = stack.enter_context(open_session(settled, settled.engine))
+            session = stack.enter_context(open_session(settled, settled.request.engine))
             feed = stack.enter_context(open_feed(settled, plan.units()))
             batches = iter(feed)
             first = next(batches)
@@ -137,7 +138,14 @@ class _Job:
 def open_session(settled: Settled, engine: str) -> Session:
     """Prepare the model for the layers."""
     request = settled.request
-    return settled.model.session(settled.layers, device=request.device, engine=engine, outputs=request.outputs)
+    return settled.model.session(
+        settled.layers,
+        device=request.device,
+        engine=engine,
+        outputs=request.outputs,
+        precision=request.precision,
+        expected_batches=settled.batches,
+    )
 
 
 def open_feed(settled: Settled, units: Sequence[range]) -> Feed:
@@ -157,7 +165,7 @@ def open_feed(settled: Settled, units: Sequence[range]) -> Feed:
 def choose_engine(settled: Settled) -> dict[str, Any]:
     """Settle the engine on the first batch; give ``engine``, ``engine_notes`` and the shapes of ``outputs``."""
     units = settled.plan({}, {}).units()
-    with open_session(settled, settled.engine) as session, open_feed(settled, units[:1]) as feed:
+    with open_session(settled, settled.request.engine) as session, open_feed(settled, units[:1]) as feed:
         session.run(next(iter(feed)).values)
         engine, notes = session.engine, list(session.engine_notes)
     return {"engine": engine, "engine_notes": notes, "outputs": output_shapes(settled)}
@@ -193,15 +201,26 @@ def _stream(
 
 
 def _captured(session: Session, batches: Iterable[Fed], meter: Meter, stop: Stop) -> Iterator[tuple[Fed, Capture]]:
-    waiting = iter(batches)
+    """Run batches, as many at once as the session likes, and give each with what it was made of."""
+    begun: deque[Fed] = deque()
+
+    def values() -> Iterator[Batch]:
+        waiting = iter(batches)
+        while True:
+            with meter.stage("decode", inside="model"):
+                fed = next(waiting, None)
+            if fed is None or (fed.rows.start == 0 and fed.level == 0 and stop()):
+                return
+            begun.append(fed)
+            yield fed.values
+
+    captures = run_all(session, values())
     while True:
-        with meter.stage("decode"):
-            fed = next(waiting, None)
-        if fed is None or (fed.rows.start == 0 and fed.level == 0 and stop()):
-            return
         with meter.stage("model"):
-            capture = session.run(fed.values)
-        yield fed, capture
+            capture = next(captures, None)
+        if capture is None:
+            return
+        yield begun.popleft(), capture
 
 
 def _silent(_status: Status) -> None:

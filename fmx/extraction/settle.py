@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,8 +29,6 @@ from fmx.store import (
 )
 
 __all__ = ["Settled", "output_shapes", "settle"]
-
-_FEW_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,10 @@ class Settled:
         return 1 if self.clip else self.frames
 
     @property
-    def engine(self) -> str:
-        """The engine to ask for: the reference where choosing one would take longer than it could save."""
-        request = self.request
-        runs = len(self.source.samples) * self.rows_per_sample * len(self.levels) / request.batch_size
-        return "eager" if request.engine == "auto" and runs < _FEW_RUNS else request.engine
+    def batches(self) -> int:
+        """How many batches all samples make."""
+        rows = len(self.source.samples) * self.rows_per_sample * len(self.levels)
+        return math.ceil(rows / self.request.batch_size)
 
     @cached_property
     def kept(self) -> list[LayerInfo]:
