@@ -232,6 +232,10 @@ class OpenOptions:
         ``"NCHW"`` or ``"NHWC"``: the axes of the picture the model takes; None to find out.
     allow_partial : bool
         Load weights that fit in part only.
+    trust : bool
+        Run code that comes with the model: libraries in `operators`, TorchScript that may do more than compute.
+    operators : tuple of str
+        Shared libraries with operators that the model needs; none without `trust`.
     """
 
     weights: str | None = None
@@ -239,6 +243,8 @@ class OpenOptions:
     inputs: tuple[InputInfo, ...] = ()
     layout: str | None = None
     allow_partial: bool = False
+    trust: bool = False
+    operators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -336,6 +342,8 @@ def load(
     input_shape: Sequence[int] | Mapping[str, Sequence[int | str]] | None = None,
     layout: str | None = None,
     allow_partial: bool = False,
+    trust: bool = False,
+    operators: Sequence[str | Path] = (),
 ) -> Model:
     """Open a model of any format.
 
@@ -354,6 +362,12 @@ def load(
         Axes of the picture that the model takes.
     allow_partial : bool
         Load weights that fit in part only, and say in the model's notes what did not.
+    trust : bool
+        Run code that comes with the model. Without it a file's code runs only where it can do nothing but compute.
+        What ``package.module:factory`` names is the user's own code, and runs in any case.
+    operators : sequence of str or path
+        Shared libraries with operators that the model needs: for ONNX Runtime (which export ``RegisterCustomOps``)
+        or for torch. Loading one runs its code, so that it takes `trust`.
 
     Returns
     -------
@@ -362,10 +376,11 @@ def load(
     Raises
     ------
     ModelError
-        Nothing can open the source, or its adapter can't.
+        Nothing can open the source, or its adapter can't; a library without `trust`.
     """
     if layout not in {None, "NCHW", "NHWC"}:
         raise ModelError(f"There is no layout {layout}: use NCHW or NHWC.")
+    libraries = tuple(_library(path, trust=trust) for path in operators)
     candidate = ModelSource(source)
     named = input_shape if isinstance(input_shape, Mapping) else {}
     single = None if input_shape is None or named else tuple(int(n) for n in input_shape)
@@ -375,12 +390,24 @@ def load(
         inputs=tuple(_named_input(name, shape) for name, shape in named.items()),
         layout=layout,
         allow_partial=allow_partial,
+        trust=trust,
+        operators=libraries,
     )
     known = adapters()
     for adapter in known:
         if adapter.can_open(candidate):
             return adapter.open(candidate, options)
     raise _unknown(candidate, known)
+
+
+def _library(path: str | Path, *, trust: bool) -> str:
+    """Look a library of operators up; one that is only a name would be searched for in other places."""
+    if not trust:
+        raise ModelError(f"{path} holds machine code, which runs when it is loaded: add --trust if you trust it.")
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"There is no library {path}: {near_files(file)}")
+    return str(file.resolve())
 
 
 def _named_input(name: str, shape: Sequence[int | str]) -> InputInfo:

@@ -739,7 +739,7 @@ HARMFUL = {
     "operation of TorchScript": (call("torch.ops.aten.save.default", "MARK"), "no operation on tensors"),
     "library": (call("torch.ops.load_library", "MARK"), "no operation on tensors"),
     "file": (call("torch.ops.aten.from_file.default", "MARK", True, 8), "no operation on tensors"),
-    "operation of someone else": (call("torch.ops.mine.relu.default"), "no operation on tensors"),
+    "operation of someone else": (call("torch.ops.mine.relu.default"), "the operator mine::relu of a library"),
     "class of the output": (structure("collections.defaultdict", FACTORY), "collections.defaultdict"),
     "name in the output": (structure("builtins.dict", {"__enum__": 1, "fqn": "mark:x", "name": "x"}), "names of"),
     "unknown class": (structure("mine.Output", []), "mine.Output"),
@@ -757,7 +757,7 @@ def test_harmful_program_is_refused(attack: str, tiny: Path, tmp_path: Path, mon
     file = altered(tiny, {MODEL: json.dumps(made).encode()}, tmp_path / "bad.pt2")
     with pytest.raises(ModelError, match=words) as error:
         fmx.load(file)
-    assert str(error.value).startswith(f"{file} is not opened: ")
+    assert str(error.value).startswith(f"{file} ")
     assert "\n" not in str(error.value)
     assert not mark.exists()
 

@@ -635,7 +635,7 @@ def test_code_that_touches_files_is_refused(statement: str, tmp_path: Path) -> N
         return re.sub(rb"    return", line.encode(), old, count=1) if b"Writes" in old else old
 
     path = rewritten(tmp_path, lambda n, old: change(n, old) if n.endswith(".py") else old, Writes("x"))
-    with pytest.raises(ModelError, match="may do more than compute"):
+    with pytest.raises(ModelError, match="may do more than compute|a library runs code of its own"):
         fmx.load(path, input_shape=(4,))
     assert not proof.exists()
 
@@ -692,7 +692,7 @@ def test_inconsistent_archive_is_refused(name: str, tmp_path: Path) -> None:
     path = rewritten(tmp_path, lambda _, old: old)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"\x80\x02N.")
-    with pytest.raises(ModelError, match="no TorchScript archive as torch writes them"):
+    with pytest.raises(ModelError, match="no archive as torch writes them"):
         fmx.load(path)
 
 

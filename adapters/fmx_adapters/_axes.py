@@ -226,16 +226,16 @@ def multiplied(one: Axes | None, two: Axes | None, shape: Sequence[int]) -> Axes
     if one is not None and two is None:
         return transformed(one, shape[-1])
     if two is not None and one is None:
-        rows = ((_features(two[-2], (*two[:-2], two[-1])), shape[-2]),)
-        return (*two[:-2], rows, two[-1])
+        return (*two[:-2], ((_features(two[-2], (*two[:-2], two[-1])), shape[-2]),), two[-1])
     if one is None or two is None:
         return None
     outer = broadcast([one[:-2], two[:-2]], shape[:-2])
-    rows, columns = one[-2], two[-1]
-    if _role(rows) == _role(columns) and _role(rows) in {"", *_POSITIONS} and _role(one[-1]) == "channel":
+    rows, columns = _role(one[-2]), _role(two[-1])
+    if rows == columns and rows in {"", *_POSITIONS} and _role(one[-1]) == "channel":
         # Attention relates positions to each other: those that look, and those that are looked at.
-        rows, columns = rows if _role(rows) else (("token", shape[-2]),), (("key", shape[-1]),)
-    return None if outer is None else (*outer, rows, columns)
+        looking = one[-2] if rows else (("token", shape[-2]),)
+        return None if outer is None else (*outer, looking, (("key", shape[-1]),))
+    return None if outer is None else (*outer, one[-2], two[-1])
 
 
 def embedded(axes: Axes | None, shape: Sequence[int]) -> Axes:

@@ -92,7 +92,7 @@ class _Ruled(torch.autograd.Function):
         return torch.relu(x)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Hand on what the rule makes of the gradient."""
         (x,) = ctx.saved_tensors
         found = ctx.rule(grad_output, x)
@@ -106,7 +106,7 @@ class _Ruled(torch.autograd.Function):
 
 
 def _rectify(x: torch.Tensor, rule: Rule, what: Rectifier) -> torch.Tensor:
-    result: torch.Tensor = _Ruled.apply(x.clone() if what.in_place else x, rule)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Ruled.apply(x.clone() if what.in_place else x, rule)
     if what.bound is not None:
         result = result.clamp_max(what.bound)
     return x.copy_(result) if what.in_place else result

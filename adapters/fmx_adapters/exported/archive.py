@@ -22,7 +22,8 @@ from torch.export import ExportedProgram
 
 from fmx.errors import ModelError
 from fmx_adapters._archives import check_archive
-from fmx_adapters.exported.checks import UnsafeProgramError, checked_payload, checked_program
+from fmx_adapters._operators import missing_operator
+from fmx_adapters.exported.checks import UnknownOperatorError, UnsafeProgramError, checked_payload, checked_program
 
 __all__ = ["read_program"]
 
@@ -30,8 +31,14 @@ _PAYLOADS = {"weights": "weight", "constants": "tensor"}
 _PICKLES = {"data/weights/model.pt", "data/constants/model.pt"}
 
 
-def read_program(path: Path) -> ExportedProgram:
+def read_program(path: Path, *, trust: bool = False) -> ExportedProgram:
     """Read the exported program in an archive; nothing in the file is run.
+
+    Parameters
+    ----------
+    path : Path
+    trust : bool
+        Let the graph use operators of libraries.
 
     Raises
     ------
@@ -41,7 +48,9 @@ def read_program(path: Path) -> ExportedProgram:
     parts = _read_parts(path)
     _check_kind(path, parts)
     try:
-        clean = _clean_parts(path, parts)
+        clean = _clean_parts(path, parts, trust)
+    except UnknownOperatorError as error:
+        raise missing_operator(str(path), [error.name], trust=trust) from None
     except UnsafeProgramError as error:
         raise ModelError(f"{path} is not opened: {error}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -86,13 +95,13 @@ def _check_kind(path: Path, parts: Mapping[str, bytes]) -> None:
         )
 
 
-def _clean_parts(path: Path, parts: Mapping[str, bytes]) -> dict[str, bytes]:
+def _clean_parts(path: Path, parts: Mapping[str, bytes], trust: bool) -> dict[str, bytes]:
     """Make the parts of the new archive."""
     clean = {"archive_format": b"pt2", "archive_version": b"0", ".data/version": b"6\n", "byteorder": b"little"}
     if parts.get("byteorder", b"little") != b"little":
         raise UnsafeProgramError("its weights are in another byte order; export it on a little-endian machine")
     clean["data/sample_inputs/model.pt"] = b""
-    program = checked_program(json.loads(parts["models/model.json"]))
+    program = checked_program(json.loads(parts["models/model.json"]), trust=trust)
     clean["models/model.json"] = json.dumps(program).encode()
     for folder, prefix in _PAYLOADS.items():
         name = f"data/{folder}/model_{folder}_config.json"

@@ -16,11 +16,19 @@ from typing import Any
 
 import torch
 
-__all__ = ["UnsafeProgramError", "checked_payload", "checked_program"]
+__all__ = ["UnknownOperatorError", "UnsafeProgramError", "checked_payload", "checked_program"]
 
 
 class UnsafeProgramError(Exception):
     """A program holds something that is not let through; the message is the end of a sentence."""
+
+
+class UnknownOperatorError(UnsafeProgramError):
+    """A program needs an operator of a library; `name` is ``library::operator``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it uses {name}, which nothing here has")
+        self.name = name
 
 
 # Arithmetic on lengths.
@@ -32,6 +40,8 @@ _SYMBOLIC = frozenset(
 # Operations that run a graph within the graph.
 _NESTING = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast", "cond"})
 _LIBRARIES = frozenset({"aten", "torchvision"})
+# What else torch has under torch.ops.
+_OWN = frozenset({"higher_order", "prim", "prims"})
 # What a text given to an operation may mean; "filename", for one, is not among it.
 _TEXTS = frozenset(
     """
@@ -39,6 +49,8 @@ _TEXTS = frozenset(
     side equation algorithm padding_side indexing
     """.split()
 )
+Rules = Mapping[str, Callable[[str], None]]
+
 _OPERATION = re.compile(r"torch\.ops\.(\w+)\.(\w+)(?:\.(\w+))?")
 _PATH = re.compile(r"[\w.\-:/+ ]*")
 _SYMBOL = re.compile(r"[a-z]{1,3}\d+")
@@ -46,8 +58,14 @@ _STRUCTURES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict
 _CPU = {"type": "cpu", "index": None}
 
 
-def checked_program(program: dict[str, Any]) -> dict[str, Any]:
+def checked_program(program: dict[str, Any], *, trust: bool = False) -> dict[str, Any]:
     """Give a program without what the graph does not need.
+
+    Parameters
+    ----------
+    program : dict
+    trust : bool
+        Let operators of any library through, if it is loaded.
 
     Raises
     ------
@@ -61,7 +79,8 @@ def checked_program(program: dict[str, Any]) -> dict[str, Any]:
     program["graph_module"]["module_call_graph"] = program["graph_module"]["module_call_graph"][:1]
     for name in program["range_constraints"]:
         _check_symbol(name)
-    checked = _checked("", program)
+    operation = partial(_check_operation, trust=trust)
+    checked = _checked("", program, {**_RULES, "target": operation, "as_operator": operation})
     assert isinstance(checked, dict)
     return checked
 
@@ -82,30 +101,30 @@ def checked_payload(config: dict[str, Any], prefix: str) -> dict[str, Any]:
             )
         if any("as_int" not in size for size in entry["tensor_meta"]["sizes"]):
             raise UnsafeProgramError(f"the weight {name[:100]} has no fixed shape")
-    checked = _checked("", config)
+    checked = _checked("", config, _RULES)
     assert isinstance(checked, dict)
     return checked
 
 
-def _checked(key: str, value: Any) -> Any:
+def _checked(key: str, value: Any, rules: Rules) -> Any:
     """Check a part of the JSON that stands under a key, and everything in it."""
     if key in {"device", "as_device"}:
         return dict(_CPU)
     if key == "metadata" and isinstance(value, dict):
         # Told by its place in a node; a tensor may be called metadata too.
         kept = value.get("nn_module_stack")
-        return {"nn_module_stack": kept} if isinstance(kept, str) else _checked_items(value, keep=False)
+        return {"nn_module_stack": kept} if isinstance(kept, str) else _checked_items(value, rules, keep=False)
     if isinstance(value, dict):
-        return _checked_items(value, keep=True)
+        return _checked_items(value, rules, keep=True)
     if isinstance(value, list):
-        return [_checked(key, item) for item in value]
-    if isinstance(value, str) and key in _RULES:
-        _RULES[key](value)
+        return [_checked(key, item, rules) for item in value]
+    if isinstance(value, str) and key in rules:
+        rules[key](value)
     return value
 
 
-def _checked_items(value: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
-    return {key: _checked(key, item) for key, item in value.items() if keep or not isinstance(item, str)}
+def _checked_items(value: Mapping[str, Any], rules: Rules, *, keep: bool) -> dict[str, Any]:
+    return {key: _checked(key, item, rules) for key, item in value.items() if keep or not isinstance(item, str)}
 
 
 def _check_name(name: str) -> None:
@@ -127,18 +146,30 @@ def _refuse_object(name: str) -> None:
     raise UnsafeProgramError(f"it needs an object of the class {name[:100]}, and fmx makes none from a file")
 
 
-def _check_operation(target: str) -> None:
-    """Let through operations of torch and torchvision that work on tensors and numbers, and arithmetic on lengths."""
+def _check_operation(target: str, *, trust: bool = False) -> None:
+    """Let through operations of torch and torchvision that work on tensors and numbers, and arithmetic on lengths.
+
+    With `trust` those of other libraries too, which the user has loaded.
+    """
     if target in _SYMBOLIC:
         return
     match = _OPERATION.fullmatch(target)
     if match and match[1] == "higher_order" and match[2] in _NESTING and match[3] is None:
+        return
+    if match and match[1] not in _LIBRARIES | _OWN:
+        if not trust or not _is_registered(match[1], match[2], match[3] or "default"):
+            raise UnknownOperatorError(f"{match[1]}::{match[2]}")
         return
     if not match or match[1] not in _LIBRARIES or not _works_on_tensors(match[1], match[2], match[3] or "default"):
         raise UnsafeProgramError(
             f"it uses {target[:100]}, which is no operation on tensors of torch or torchvision; "
             "export the network without it"
         )
+
+
+def _is_registered(library: str, name: str, overload: str) -> bool:
+    packet = getattr(getattr(torch.ops, library), name, None)
+    return isinstance(getattr(packet, overload, None), torch._ops.OpOverload)
 
 
 @lru_cache

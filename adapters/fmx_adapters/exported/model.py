@@ -19,6 +19,7 @@ from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import pick_engine
 from fmx_adapters._graphs import GraphSession, Program, graph_candidates
 from fmx_adapters._model import ProbedModel, layout_option
+from fmx_adapters._operators import load_torch_operators
 from fmx_adapters._relu import Rule, replace_relus
 from fmx_adapters._session import How
 from fmx_adapters._torch import dtype_name, fingerprint, first_working, layer_info, own_dtype, picture_input
@@ -44,7 +45,8 @@ def open_exported(source: ModelSource, options: OpenOptions) -> ExportedModel:
     """
     if options.weights is not None:
         raise ModelError(f"{source.text} holds its own weights: leave --weights out.")
-    program = source.spec if source.path is None else read_program(source.path)
+    load_torch_operators(options)
+    program = source.spec if source.path is None else read_program(source.path, trust=options.trust)
     module, declared, was_training = plain_module(program, source.text)
     parts = _Parts(program, module, declared)
     given = {info.name: info.shape for info in options.inputs}

@@ -50,7 +50,7 @@ def open_onnx(source: ModelSource, options: OpenOptions) -> OnnxModel:
     declared = [DeclaredInput(value, source.text) for value in graph_inputs(proto.graph)]
     if not declared:
         raise ModelError(f"{source.text} takes no input: there is nothing to run it on.")
-    return OnnxModel(proto, source.text, folder, declared, settle_inputs(declared, options))
+    return OnnxModel(proto, source.text, folder, declared, settle_inputs(declared, options), options.operators)
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,14 @@ class OnnxModel(ProbedModel):
         folder: Path,
         declared: Sequence[DeclaredInput],
         inputs: Sequence[InputInfo],
+        libraries: Sequence[str] = (),
     ) -> None:
         self.proto = proto
         self.source = source
         self.folder = folder
         self._declared = list(declared)
         self._inputs = list(inputs)
+        self._libraries = tuple(libraries)
 
     @property
     def inputs(self) -> list[InputInfo]:
@@ -100,7 +102,7 @@ class OnnxModel(ProbedModel):
         """Return the same model for samples of another shape."""
         layout = layout_option(self._inputs[0])
         inputs = settle_inputs(self._declared, OpenOptions(input_shape=tuple(shape), layout=layout))
-        return OnnxModel(self.proto, self.source, self.folder, self._declared, inputs)
+        return OnnxModel(self.proto, self.source, self.folder, self._declared, inputs, self._libraries)
 
     def session(
         self,
@@ -167,7 +169,7 @@ class OnnxModel(ProbedModel):
 
     def _probe(self, every: list[str]) -> tuple[int, dict[str, Any]]:
         """Run a small batch; a graph that is open to any batch may still only take one."""
-        runner = start(cut_graph(self.proto, every), self.source, self.folder)
+        runner = self.start(self.proto, every)
         fixed = self._declared[0].batch
         said = ""
         for batch in [fixed] if fixed else [_PROBE_BATCH, 1]:
@@ -186,11 +188,17 @@ class OnnxModel(ProbedModel):
         first, second = (self._feed(batch, seed=seed) for seed in (0, 1))
         both = {name: np.concatenate([first[name], second[name]]) for name in first}
         try:
-            parts = [found, run_values(start(cut_graph(self.proto, every), self.source, self.folder), second, "")]
-            whole = run_values(start(cut_graph(wide, every), self.source, self.folder), both, "")
+            parts = [found, run_values(self.start(self.proto, every), second, "")]
+            whole = run_values(self.start(wide, every), both, "")
         except ModelError:
             return None
         return wide if same_values(whole, parts, batch) else None
+
+    def start(
+        self, proto: onnx.ModelProto, values: Sequence[str], device: str = "cpu", level: str = "basic"
+    ) -> ort.InferenceSession:
+        """Start ONNX Runtime on what some values need of a graph."""
+        return start(cut_graph(proto, values), self.source, self.folder, device, level, self._libraries)
 
     def _feed(self, batch: int, seed: int) -> dict[str, NDArray[Any]]:
         rng = np.random.default_rng(seed)
@@ -226,8 +234,7 @@ class OnnxSession:
 
     def __enter__(self) -> Self:
         values = list(dict.fromkeys([*self._wanted.values(), *self._extra]))
-        cut = cut_graph(self._probed.proto, values)
-        self._runner = start(cut, self._model.source, self._model.folder, self._device, self._level)
+        self._runner = self._model.start(self._probed.proto, values, self._device, self._level)
         return self
 
     def __exit__(

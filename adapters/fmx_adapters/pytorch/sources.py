@@ -17,6 +17,7 @@ import torch
 
 from fmx.adapter import InputInfo, ModelSource, OpenOptions
 from fmx.errors import ModelError, near_matches
+from fmx_adapters._operators import load_torch_operators
 from fmx_adapters._torch import candidate_inputs, picture_input
 from fmx_adapters.pytorch.model import PyTorchModel
 from fmx_adapters.pytorch.weights import apply_weights, read_state_dict
@@ -44,6 +45,7 @@ def open_pytorch(source: ModelSource, options: OpenOptions) -> PyTorchModel:
     """
     if source.path is not None:
         raise _bare_weights(source.path)
+    load_torch_operators(options)
     if not isinstance(source.spec, str):
         built = _with_weights(source.spec, options)
     else:

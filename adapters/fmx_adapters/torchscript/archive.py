@@ -13,7 +13,6 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 
 from fmx.errors import ModelError
 from fmx_adapters._archives import check_archive
+from fmx_adapters._operators import missing_operator
 
 __all__ = ["load_archive"]
 
@@ -37,19 +37,25 @@ _GETATTR = re.compile(r'\bgetattr\(([\w.()]+), "([\w-]*)"\)')
 _OPS = re.compile(r"(?<![\w.])ops\b(?:\.(\w+)\.(\w+))?")
 # Classes of torch and of this archive are written out as __torch__.torch.nn.…; a part of such a name may be a detour.
 _PARTIAL_NAME = re.compile(r"\b__torch__(?:\.torch)?\b(?!\.\w)")
+_UNKNOWN_OPERATOR = re.compile(r"Unknown builtin op: ([\w:]+)")
 _TORCH_CLASS = re.compile(r"\b__torch__\.torch\.classes\b(?:\.(\w+))?")
 
 
-def load_archive(path: Path) -> torch.jit.ScriptModule:
+def load_archive(path: Path, *, trust: bool = False) -> torch.jit.ScriptModule:
     """Load an archive onto the CPU.
+
+    Parameters
+    ----------
+    path : Path
+    trust : bool
+        Let its code use operators of libraries and such as touch files.
 
     Raises
     ------
     ModelError
-        It is damaged, inconsistent, or would do more than compute.
+        It is damaged, inconsistent, would do more than compute, or needs an operator that is not there.
     """
-    check_archive(path)
-    _check_content(path)
+    _check_content(path, check_archive(path), trust)
     with warnings.catch_warnings():
         # torch.jit is deprecated upstream; the files are there all the same.
         warnings.simplefilter("ignore")
@@ -57,48 +63,24 @@ def load_archive(path: Path) -> torch.jit.ScriptModule:
             loaded: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
             return loaded
         except (RuntimeError, ValueError) as error:
+            unknown = _UNKNOWN_OPERATOR.search(str(error))
+            if unknown:
+                raise missing_operator(str(path), [unknown[1]], trust=trust) from None
             reason = next((line for line in str(error).splitlines() if line.strip()), "").rstrip(".")
             raise ModelError(f"{path} can't be read as TorchScript ({reason}): export it again.") from None
 
 
-def _check_content(path: Path) -> None:
+def _check_content(path: Path, names: list[str], trust: bool) -> None:
+    root = names[0].partition("/")[0]
     with zipfile.ZipFile(path) as archive:
-        if not _has_plain_end(path, archive.start_dir):
-            raise ModelError(
-                f"{path} is no TorchScript archive as torch writes them (it is put together): export it again."
-            )
         sizes = {member.filename: member.file_size for member in archive.infolist()}
-        # torch takes the first name that fits, in upper or lower case: what is looked at has to be what is read.
-        twice = [n for n, count in Counter(m.filename.lower() for m in archive.infolist()).items() if count > 1]
-        roots = {name.split("/", 1)[0] for name in sizes}
-        if twice or len(roots) != 1:
-            what = f"it holds {twice[0]} twice" if twice else f"it has {len(roots)} folders at the top"
-            raise ModelError(f"{path} is no TorchScript archive as torch writes them ({what}): export it again.")
-        (root,) = roots
-        for name in sizes:
-            if name.lower().endswith(".py"):
+        for name in names:
+            if name.lower().endswith(".py") and not trust:
                 _check_code(path, archive.read(name).decode(errors="replace"))
-        for name in sizes:
+        for name in names:
             folder = _PICKLES.get(name.lower().removeprefix(f"{root.lower()}/"))
             if folder is not None:
                 _check_pickle(path, name, archive.read(name), f"{root}/{folder}", sizes)
-
-
-def _has_plain_end(path: Path, start: int) -> bool:
-    """Say whether an archive's table of contents lies where its last record says, without looking for it elsewhere.
-
-    Readers differ in what they make of data before or behind an archive, and could be shown different contents.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - 98, 0))
-        tail = file.read()
-    begins = int.from_bytes(tail[-6:-2], "little")
-    if tail[-42:-38] == b"PK\x06\x07":  # the longer records for large archives, of 56 and 20 bytes
-        begins = int.from_bytes(tail[-50:-42], "little")
-        if tail[-98:-94] != b"PK\x06\x06" or int.from_bytes(tail[-34:-26], "little") != size - 98:
-            return False
-    return tail[-22:-18] == b"PK\x05\x06" and begins == start
 
 
 # -- code ------------------------------------------------------------------------------------------
@@ -119,9 +101,7 @@ def _check_code(path: Path, code: str) -> None:
     found = _TOUCHES_FILES.search(code)
     if found:
         raise _refused(path, f"aten::{found[1]}")
-    for found in _OPS.finditer(code):
-        if found[1] not in _NAMESPACES:
-            raise _refused(path, f"{found[1]}::{found[2]}" if found[1] else "ops without an operator")
+    _check_operators(path, code)
     if _PARTIAL_NAME.search(code):
         raise _refused(path, "a part of a class name")
     for found in _TORCH_CLASS.finditer(code):
@@ -129,10 +109,18 @@ def _check_code(path: Path, code: str) -> None:
             raise _refused(path, f"torch.classes.{found[1]}")
 
 
+def _check_operators(path: Path, code: str) -> None:
+    for found in _OPS.finditer(code):
+        if not found[1]:
+            raise _refused(path, "ops without an operator")
+        if found[1] not in _NAMESPACES:
+            raise missing_operator(str(path), [f"{found[1]}::{found[2]}"], trust=False)
+
+
 def _refused(path: Path, what: str) -> ModelError:
     return ModelError(
-        f"{path} uses {what}, which may do more than compute: fmx loads no such file. "
-        "If you trust it, give fmx what torch.jit.load returns for it."
+        f"{path} uses {what}, which may do more than compute: fmx loads such a file only with --trust, "
+        "which lets its code do what it wants."
     )
 
 

@@ -16,6 +16,7 @@ from fmx_adapters._differentiable import LayeredModule
 from fmx_adapters._engines import Candidate, pick_engine
 from fmx_adapters._graphs import Program, graph_candidates
 from fmx_adapters._model import ProbedModel, layout_option
+from fmx_adapters._operators import load_torch_operators
 from fmx_adapters._relu import Rule
 from fmx_adapters._session import How
 from fmx_adapters._torch import (
@@ -52,7 +53,8 @@ def open_torchscript(source: ModelSource, options: OpenOptions) -> TorchScriptMo
     """
     if options.weights is not None:
         raise ModelError(f"{source.text} holds its own weights: leave --weights out.")
-    module = source.spec if source.path is None else load_archive(source.path)
+    load_torch_operators(options)
+    module = source.spec if source.path is None else load_archive(source.path, trust=options.trust)
     return TorchScriptModel(module, source.text, _inputs(module, options, source.text))
 
 
