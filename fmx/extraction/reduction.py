@@ -6,7 +6,7 @@ unit by unit here too. At the end the states are merged in the order of the unit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,37 +15,32 @@ from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from fmx.adapter import Capture
-from fmx.errors import DataError, StoreError, near_matches
+from fmx.errors import StoreError
 from fmx.extraction.feed import Fed
 from fmx.extraction.pipeline import Meter
 from fmx.extraction.settle import Settled
 from fmx.extraction.sinks import by_timestep
 from fmx.layers import LayerInfo
-from fmx.reduce import Histogram, Moments, Quantiles, ReducerSet, State
+from fmx.reduce import Histogram, Moments, Quantiles, Reducer, ReducerSet, State, TopSamples
 from fmx.store import Place, layer_key, read_layout, save_analysis
 
-__all__ = ["ReduceSink", "check_reducers", "finish_reduction"]
+__all__ = ["ReduceSink", "finish_reduction"]
 
-_REDUCERS = {"stats": Moments, "hist": Histogram, "quantiles": Quantiles}
+# By name, each made for a layer whose values are summed up over these dims beside sample and timestep.
+_REDUCERS: Mapping[str, Callable[[Sequence[str]], Reducer]] = {
+    "stats": lambda _dims: Moments(),
+    "hist": lambda _dims: Histogram(),
+    "quantiles": lambda _dims: Quantiles(),
+    "top-samples": lambda dims: TopSamples(position=dims),
+}
 _STATES = ".fmx-states"
 _KEPT = ("noise", "channel")
 
 
-def check_reducers(names: Sequence[str]) -> None:
-    """See that there are such reducers.
-
-    Raises
-    ------
-    DataError
-        There is no reducer of a name.
-    """
-    for name in names:
-        if name not in _REDUCERS:
-            raise DataError(f"There is no --reduce {name}: {near_matches(name, _REDUCERS)}")
-
-
-def _reducers(names: Sequence[str]) -> ReducerSet:
-    return ReducerSet({name: _REDUCERS[name]() for name in names})
+def _reducers(settled: Settled, layer: LayerInfo) -> ReducerSet:
+    """Make the reducers for a layer as it is kept."""
+    summed = [dim for dim in layer.dims if dim != "channel"]
+    return ReducerSet({name: _REDUCERS[name](summed) for name in settled.request.reduce})
 
 
 class ReduceSink:
@@ -55,14 +50,15 @@ class ReduceSink:
         self._settled = settled
         self._place = place
         self._meter = meter
-        self._reducers = _reducers(settled.request.reduce)
+        self._reducers = {layer.name: _reducers(settled, layer) for layer in settled.kept}
         self._unit = read_layout(place).unit
         self._states: dict[str, State] = {}
 
     def start(self, unit: range) -> None:  # noqa: ARG002 - units are filled in order
         """Begin with nothing seen."""
         self._states = {
-            layer.name: self._reducers.identity(_labels(self._settled, layer)) for layer in self._settled.layers
+            layer.name: self._reducers[layer.name].identity(_labels(self._settled, layer))
+            for layer in self._settled.layers
         }
 
     def take(self, fed: Fed, capture: Capture) -> None:
@@ -73,9 +69,8 @@ class ReduceSink:
                 block, rows = by_timestep(settled, layer, capture[layer.name], fed.rows)
                 block = settled.keep.pick(kept, settled.keep.summarise(settled.without_time(layer), block))
                 axes = [0, *(1 + i for i, dim in enumerate(kept.dims) if dim != "channel")]
-                first = fed.unit.start * (rows.stop - rows.start) // (fed.rows.stop - fed.rows.start)
-                start = [first * settled.rows_per_sample + rows.start, *(0 for _ in kept.dims)]
-                self._reducers.update(self._states[layer.name][fed.level], block, axes, start=start)
+                start = [fed.unit.start * len(settled.timesteps(layer)) + rows.start, *(0 for _ in kept.dims)]
+                self._reducers[layer.name].update(self._states[layer.name][fed.level], block, axes, start=start)
                 self._meter.nbytes += block.nbytes
 
     def finish(self, unit: range) -> None:
@@ -104,15 +99,16 @@ def _packed(state: State) -> bytes:
 
 def finish_reduction(settled: Settled, place: Place) -> None:
     """Merge the states of all units and save what they say as ``analysis/<reducer>``."""
-    reducers = _reducers(settled.request.reduce)
     results: dict[str, dict[str, xr.Dataset]] = {name: {} for name in settled.request.reduce}
     units = len(read_layout(place).units())
-    for layer in settled.layers:
+    for layer, kept in zip(settled.layers, settled.kept, strict=True):
+        reducers = _reducers(settled, kept)
         state = reducers.identity(_labels(settled, layer))
         for unit in range(units):
             state = reducers.merge(state, _read(place, unit, layer.name, state))
         for name, reducer in reducers.reducers.items():
-            results[name][layer.name] = _dataset(settled, layer, reducer.finalize(state[name]), reducer.dims)
+            found = _by_sample(settled, layer, reducer.finalize(state[name]))
+            results[name][layer.name] = _dataset(settled, layer, found, reducer)
     for name, by_layer in results.items():
         save_analysis(place, name, by_layer, {"reduced": "while the model ran"})
     place.delete([name for name, _ in place.list(_STATES)])
@@ -128,14 +124,29 @@ def _read(place: Place, unit: int, layer: str, like: State) -> State:
         raise StoreError(f"{place} has a damaged summary of {layer}: extract it again with --overwrite.") from error
 
 
-def _dataset(
-    settled: Settled, layer: LayerInfo, results: Mapping[str, NDArray[Any]], dims: Mapping[str, tuple[str, ...]]
-) -> xr.Dataset:
+def _by_sample(settled: Settled, layer: LayerInfo, results: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Split positions among all timesteps of all samples into those of the sample and of the timestep.
+
+    They are called ``sample_index`` and ``timestep_index``, as ``sample`` and ``timestep`` are the store's own labels.
+    """
+    if "sample" not in results:
+        return dict(results)
+    steps = len(settled.timesteps(layer))
+    position = results["sample"]
+    others = {name: values for name, values in results.items() if name != "sample"}
+    split = {"sample_index": position // steps, "timestep_index": position % steps}
+    return others | {name: np.where(position < 0, -1, values) for name, values in split.items()}
+
+
+def _dataset(settled: Settled, layer: LayerInfo, results: Mapping[str, NDArray[Any]], reducer: Reducer) -> xr.Dataset:
     kept = _KEPT if "channel" in layer.dims else _KEPT[:1]
     channels = settled.keep.channels.get(layer.name, range(_labels(settled, layer)[-1]))
     coords: dict[str, Any] = {"noise": list(settled.levels)}
     if "channel" in layer.dims:
         coords["channel"] = list(channels)
+    if isinstance(reducer, Quantiles):
+        coords["quantile"] = list(reducer.q)
+    dims = {"sample_index": ("rank",), "timestep_index": ("rank",), **reducer.dims}
     return xr.Dataset(
         {name: ((*kept, *dims.get(name, ())), values) for name, values in results.items()},
         coords=coords,

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fmx.errors import DataError
+from fmx.errors import DataError, near_matches
 from fmx.extraction.prepare import PictureOptions
 
-__all__ = ["DEFAULT_BATCH", "Request"]
+__all__ = ["DEFAULT_BATCH", "REDUCERS", "Request"]
 
 DEFAULT_BATCH = 32
+REDUCERS = ("stats", "hist", "quantiles", "top-samples")
 _WAYS = {
     "on_error": ("--on-error", ("fail", "skip")),
     "dtype": ("--dtype", (None, "float32", "float16", "bfloat16")),
@@ -76,6 +77,9 @@ class Request:
             raise DataError(f"--seed {self.seed} is too large: use a number of at most 18 digits.")
         if self.workers < 0:
             raise DataError(f"--workers takes a number from 1 on, not {self.workers}.")
+        for name in self.reduce:
+            if name not in REDUCERS:
+                raise DataError(f"There is no --reduce {name}: {near_matches(name, REDUCERS)}")
         self._check_ways()
 
     def _check_ways(self) -> None:
