@@ -16,11 +16,16 @@ An extraction into a store, new or half there, goes like this::
                 writer.put(layer, rows, block, noise=level)
                 writer.finish_unit(unit)
         finish_store(place)
+
+What is added to a finished store goes the same way, with `append_plan`, `AppendWriter` (whose units have parts) and
+`finish_append`.
 """
 
+from fmx.store.append import AppendPart, AppendPlan, AppendUnit, AppendWriter, append_plan, finish_append
+from fmx.store.codecs import choose_codecs
 from fmx.store.compare import differences, plan_settings, stored_settings
 from fmx.store.create import building_place, create_store, finish_store, prepare_place, relabel
-from fmx.store.layout import Layout, is_fmx_store, pending_units, read_layout
+from fmx.store.layout import Layout, is_fmx_store, pending_units, read_layout, unusual_values
 from fmx.store.locks import StoreLock
 from fmx.store.places import Place, place_of
 from fmx.store.plan import StorePlan
@@ -32,6 +37,10 @@ from fmx.store.writer import StoreWriter
 
 __all__ = [
     "FORMAT",
+    "AppendPart",
+    "AppendPlan",
+    "AppendUnit",
+    "AppendWriter",
     "Layout",
     "Place",
     "Store",
@@ -39,9 +48,12 @@ __all__ = [
     "StorePlan",
     "StoreWriter",
     "UnitWriter",
+    "append_plan",
     "building_place",
+    "choose_codecs",
     "create_store",
     "differences",
+    "finish_append",
     "finish_store",
     "is_fmx_store",
     "layer_key",
@@ -56,5 +68,6 @@ __all__ = [
     "save_analysis",
     "saved_analyses",
     "stored_settings",
+    "unusual_values",
     "writer_bytes",
 ]

@@ -57,8 +57,8 @@ class Chunker:
         self.encoder = array.encoder
         self._kept = kept
         self._lead = array.dims.index("timestep") + 1
-        self._noisy = "noise" in array.dims
-        self.levels = array.shape[1] if self._noisy else 1
+        self.noisy = "noise" in array.dims
+        self.levels = array.shape[1] if self.noisy else 1
         self.steps = array.shape[self._lead - 1]
         self.rows = array.chunks[0]
         self._native = array.chunks[self._lead :]
@@ -88,12 +88,22 @@ class Chunker:
                 low, high = max(begin, start), min(end, start + self.rows)
                 yield Piece(ChunkRow(self.key, number, level, step), low - start, values[low - begin : high - begin])
 
+    def chosen(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Give the channels that the store keeps, where there are others too."""
+        kept = self._missing_choice(values)
+        return values if kept is None else values[self._channel(kept)]
+
+    def _missing_choice(self, values: NDArray[Any]) -> NDArray[Any] | None:
+        if self._axis is None or values.shape[1 + self._axis] == self._channels:
+            return None
+        return self._kept
+
     def name(self, unit: range, row: ChunkRow, cut: int) -> str:
         """Name of the object of a chunk."""
         native = [0] * len(self._native)
         if self._axis is not None:
             native[self._axis] = cut
-        lead = [unit.start // self.rows + row.number, *([row.level] if self._noisy else []), row.step]
+        lead = [unit.start // self.rows + row.number, *([row.level] if self.noisy else []), row.step]
         return self.array.chunk_name(*lead, *native)
 
     def chunk(self, values: NDArray[Any], cut: int) -> tuple[NDArray[Any], dict[str, Counts]]:
@@ -123,7 +133,8 @@ class Chunker:
             return values
         start = cut * self._width
         stop = min(start + self._width, self._channels)
-        channels = slice(start, stop) if self._kept is None else self._kept[start:stop]
+        kept = self._missing_choice(values)
+        channels = slice(start, stop) if kept is None else kept[start:stop]
         found: NDArray[Any] = values[self._channel(channels)]
         return found
 

@@ -24,10 +24,10 @@ DEFAULT_CODEC = "lz4"
 # Names for the user, and what they mean for Blosc.
 CODECS: Mapping[str, Mapping[str, Any] | None] = {
     "none": None,
-    "lz4-plain": {"cname": "lz4", "clevel": 1, "shuffle": "noshuffle"},
-    "lz4": {"cname": "lz4", "clevel": 1, "shuffle": "shuffle"},
-    "lz4-bits": {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle"},
-    "zstd": {"cname": "zstd", "clevel": 1, "shuffle": "shuffle"},
+    "lz4-plain": {"cname": "lz4", "clevel": 1, "shuffle": "noshuffle", "blocksize": 0},
+    "lz4": {"cname": "lz4", "clevel": 1, "shuffle": "shuffle", "blocksize": 0},
+    "lz4-bits": {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0},
+    "zstd": {"cname": "zstd", "clevel": 1, "shuffle": "shuffle", "blocksize": 2**18},
 }
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
@@ -46,7 +46,7 @@ def codec_metadata(name: str, itemsize: int) -> list[dict[str, Any]]:
     checksum = {"name": "crc32c"}
     if settings is None:
         return [checksum]
-    return [{"name": "blosc", "configuration": {**settings, "typesize": itemsize, "blocksize": 0}}, checksum]
+    return [{"name": "blosc", "configuration": {**settings, "typesize": itemsize}}, checksum]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,30 @@ class Encoder:
         """Encode a contiguous chunk; the second part is the checksum of the first."""
         data = chunk.reshape(-1).view(np.uint8) if self.blosc is None else self._compress(chunk)
         return data, int(google_crc32c.value(data)).to_bytes(4, "little")
+
+    def decode(self, data: bytes, nbytes: int) -> bytes:
+        """Decode a chunk that has so many bytes.
+
+        Raises
+        ------
+        ValueError
+            It is not what was encoded; says what is wrong with it.
+        """
+        if len(data) < self._encoded_size(data, nbytes):
+            raise ValueError("truncated")
+        payload = data[:-4]
+        if int(google_crc32c.value(payload)).to_bytes(4, "little") != data[-4:]:
+            raise ValueError("altered")
+        decoded = payload if self.blosc is None else bytes(_blosc("lz4", 1, "shuffle", 1, 0).decode(payload))
+        if len(decoded) != nbytes:
+            raise ValueError(f"of {len(decoded)} bytes where {nbytes} belong")
+        return decoded
+
+    def _encoded_size(self, data: bytes, nbytes: int) -> int:
+        """Give the size that a whole chunk has; Blosc says it in its head."""
+        if self.blosc is None:
+            return nbytes + 4
+        return int.from_bytes(data[12:16], "little") + 4 if len(data) >= 16 else 20
 
     def _compress(self, chunk: NDArray[Any]) -> bytes:
         assert self.blosc is not None

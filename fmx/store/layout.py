@@ -17,7 +17,17 @@ from fmx.store.encode import Encoder
 from fmx.store.places import Place, place_of
 from fmx.store.schema import COUNTS, FORMAT, FORMAT_KEY, ROOT, split_units
 
-__all__ = ["Layout", "StoredArray", "is_fmx_store", "pending_units", "read_layout", "read_root"]
+__all__ = [
+    "Layout",
+    "StoredArray",
+    "is_fmx_store",
+    "layout_of",
+    "pending_units",
+    "read_array",
+    "read_layout",
+    "read_root",
+    "unusual_values",
+]
 
 
 @dataclass(frozen=True)
@@ -187,8 +197,30 @@ def _role(group: str, variable: str, groups: Mapping[str, Mapping[str, Any]]) ->
 
 
 def read_array(place: Place, path: str) -> Any:
-    """Read a whole small array, such as a coordinate."""
-    return zarr.open_array(place.zarr(), path=path, mode="r")[...]
+    """Read a whole small array, such as a coordinate, as the root's metadata has it.
+
+    An array that the root does not know yet is read by its own metadata.
+    """
+    root = zarr.open_group(place.zarr(), mode="r", use_consolidated=True)
+    array = root[path] if path in root else zarr.open_array(place.zarr(), path=path, mode="r")
+    return array[...]
+
+
+def unusual_values(to: str | Path | Place) -> dict[str, dict[str, int]]:
+    """Count values that are not finite, by layer and by what they are; layers without any are left out.
+
+    Returns
+    -------
+    dict of str to dict of str to int
+        Numbers of ``nan``, of ``inf``, and of those that became infinite by ``overflow`` when they were stored.
+    """
+    place = place_of(to)
+    found: dict[str, dict[str, int]] = {}
+    for (layer, what), array in read_layout(place).counts.items():
+        # Counts of zero are not written down.
+        if any(True for _ in place.list(f"{array.path}/c")):
+            found.setdefault(layer, {})[what] = int(read_array(place, array.path).sum())
+    return found
 
 
 def pending_units(to: str | Path | Place) -> list[range]:

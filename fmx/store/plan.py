@@ -132,9 +132,9 @@ class StorePlan:
         """List the units as ranges of sample positions."""
         return split_units(len(self.samples), self.unit)
 
-    def arrays(self) -> dict[str, ArraySpec]:
+    def arrays(self, unit: int | None = None) -> dict[str, ArraySpec]:
         """List the arrays by what fills them: a layer's name, ``inputs``, or ``outputs/<name>``."""
-        return self._arrays(self.unit)
+        return self._arrays(unit or self.unit)
 
     @property
     def shared_timesteps(self) -> bool:

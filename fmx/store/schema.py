@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 __all__ = [
+    "APPENDING",
     "COUNTS",
     "FORMAT",
     "FORMAT_KEY",
@@ -26,6 +27,7 @@ __all__ = [
     "LOCK",
     "MAKING",
     "ROOT",
+    "SAMPLE_LABELS",
     "chunk_shape",
     "layer_key",
     "samples_per_chunk",
@@ -36,9 +38,11 @@ __all__ = [
 FORMAT = 1
 FORMAT_KEY = "fmx_format"
 LEADING_DIMS = ("sample", "noise", "timestep")
+SAMPLE_LABELS = ("sample", "path", "label")
 ROOT = "zarr.json"
 LOCK = ".fmx-lock"
 MAKING = ".fmx-making"
+APPENDING = ".fmx-append"
 COUNTS = {
     "nan": "values that are not a number",
     "inf": "infinite values",

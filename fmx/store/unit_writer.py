@@ -11,7 +11,7 @@ import math
 import threading
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -79,7 +79,7 @@ class UnitWriter:
 
     def __init__(self, to: str | Path | Place, *, buffers: int = 2, threads: int | None = None) -> None:
         self.place = place_of(to)
-        self.layout: Layout = read_layout(self.place)
+        self.layout: Layout = self._read_layout()
         if self.place.read(MAKING) is not None:
             self.place.delete([MAKING])
         self._chunkers = {key: self._chunker(key, array) for key, array in self.layout.arrays.items()}
@@ -93,6 +93,9 @@ class UnitWriter:
         self._room = (buffers - 1) * unit_bytes
         self._taken = 0
         self._changed = threading.Condition()
+
+    def _read_layout(self) -> Layout:
+        return read_layout(self.place)
 
     def _chunker(self, key: str, array: StoredArray) -> Chunker:
         kept = self.layout.kept_channels(self.place, key)
@@ -135,15 +138,20 @@ class UnitWriter:
 
     def _keep(self, unit: _Unit, piece: Piece) -> None:
         """Keep what fills a part of a chunk until the rest of it comes."""
-        found = unit.waiting.get(piece.row)
-        rows = self._chunkers[piece.row.key].rows
-        buffer, filled = found or (np.empty((rows, *piece.values.shape[1:]), piece.values.dtype), 0)
+        piece = replace(piece, values=self._chunkers[piece.row.key].chosen(piece.values))
+        buffer, filled = unit.waiting.get(piece.row) or self._begin_row(unit, piece)
+        rows = len(buffer)
         buffer[piece.start : piece.start + len(piece.values)] = piece.values
         filled += len(piece.values)
         unit.waiting[piece.row] = buffer, filled
         if filled == rows:
             del unit.waiting[piece.row]
             self._submit(unit, piece.row, buffer)
+
+    def _begin_row(self, unit: _Unit, piece: Piece) -> tuple[NDArray[Any], int]:  # noqa: ARG002
+        """Give room for a row of chunks, and how much of it is filled already."""
+        rows = self._chunkers[piece.row.key].rows
+        return np.empty((rows, *piece.values.shape[1:]), piece.values.dtype), 0
 
     def finish_unit(self, unit: range) -> None:
         """Hand the full unit over: it is called done once everything of it is written."""
@@ -163,9 +171,14 @@ class UnitWriter:
 
     def _check(self, full: _Unit) -> None:
         for key, chunker in self._chunkers.items():
-            wanted = len(full.where) * chunker.levels * chunker.steps
+            new = (len(full.where) - self._old(full, key, level) for level in range(chunker.levels))
+            wanted = sum(new) * chunker.steps
             if full.rows[key] != wanted:
                 raise ValueError(f"{key} has {full.rows[key]} of {wanted} rows of the unit {full.where}")
+
+    def _old(self, unit: _Unit, key: str, level: int) -> int:  # noqa: ARG002
+        """Say how many samples of the unit are in the store already, and stay."""
+        return 0
 
     def _take(self, size: int) -> None:
         with self._changed:
@@ -200,9 +213,11 @@ class UnitWriter:
     def _count(self, unit: _Unit, row: ChunkRow, what: str, found: Counts) -> None:
         chunker = self._chunkers[row.key]
         start = row.number * chunker.rows
+        old = max(self._old(unit, row.key, row.level) - start, 0)
         with self._changed:
             blank = np.zeros((self.layout.unit, chunker.levels), np.uint32)
-            unit.unusual.setdefault((row.key, what), blank)[start : start + len(found), row.level] += found
+            counts = unit.unusual.setdefault((row.key, what), blank)[start : start + len(found), row.level]
+            counts[old:] += found[old:]
 
     def _close(self, unit: _Unit) -> None:
         for job in unit.jobs:
@@ -215,6 +230,10 @@ class UnitWriter:
                     self._write_small(self.layout.counts[key, what], (number, level), counts[:, level : level + 1])
             done = np.arange(self.layout.unit) < len(unit.where)
             self._write_small(self.layout.complete, (number,), done)
+            self._record(number)
+
+    def _record(self, number: int) -> None:
+        """Write down more about a unit that is done."""
 
     def _write_small(self, array: StoredArray, indices: tuple[int, ...], values: NDArray[Any]) -> None:
         self.place.write(array.chunk_name(*indices), *array.encoder.encode(np.ascontiguousarray(values)))
