@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from fmx_adapters.onnx.importer.kernels import int_list, pad_axes
 from fmx_adapters.onnx.importer.registry import operator
 from fmx_adapters.onnx.importer.windows import Window, fit, window_of
 
-_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MAX_MODULES: dict[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _AVERAGE_MODULES: dict[int, type[nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _GLOBAL_MODULES: dict[str, dict[int, type[nn.Module]]] = {
@@ -24,42 +25,41 @@ _GLOBAL_MODULES: dict[str, dict[int, type[nn.Module]]] = {
 }
 
 
-def _window(call: Call) -> Window:
+def _window(call: Call) -> tuple[Window, bool]:
+    """Read the window of a pooling, and whether one that is not full counts."""
     kernel = call.integers("kernel_shape") or ()
     if len(kernel) not in _MAX_POOL:
         call.unsupported(f"a kernel of {len(kernel)} axes")
-    return window_of(call, kernel)
+    return window_of(call, kernel), call.flag("ceil_mode")
 
 
 @operator("MaxPool")
 def _max_pool(call: Call) -> Value | list[Value]:
-    window, round_up = _window(call), call.flag("ceil_mode")
+    window, round_up = _window(call)
     columns_first = call.flag("storage_order")
-    if window.poolable and not call.wants(1) and call.is_float(unknown=True):
+    if call.wants(1):
+        return call.several(max_pool_with_indices, call[0], window, round_up, columns_first)
+    if window.poolable and call.is_float(unknown=True):
         kind = _MAX_MODULES[len(window.kernel)]
         module = kind(window.kernel, window.strides, window.before, window.dilations, ceil_mode=round_up)
         return call.module(module, call[0])
-    options = (*_plain(window), round_up)
-    if call.wants(1):
-        return call.several(max_pool_with_indices, call[0], *options, columns_first)
-    return call.call(max_pool, call[0], *options)
+    return call.call(max_pool, call[0], window, round_up)
 
 
 @operator("AveragePool")
 def _average_pool(call: Call) -> Value:
-    window, round_up = _window(call), call.flag("ceil_mode")
+    window, round_up = _window(call)
     with_padding = call.flag("count_include_pad")
     if window.poolable and set(window.dilations) == {1}:
         kind = _AVERAGE_MODULES[len(window.kernel)]
         module = kind(window.kernel, window.strides, window.before, round_up, with_padding)
         return call.module(module, call[0])
-    return call.call(average_pool, call[0], *_plain(window), round_up, with_padding)
+    return call.call(average_pool, call[0], window, round_up, with_padding)
 
 
 @operator("LpPool")
 def _lp_pool(call: Call) -> Value:
-    window, round_up = _window(call), call.flag("ceil_mode")
-    return call.call(lp_pool, call[0], *_plain(window), round_up, call.integer("p", 2))
+    return call.call(lp_pool, call[0], *_window(call), call.integer("p", 2))
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")
@@ -84,11 +84,6 @@ def _max_unpool(call: Call) -> Value:
     return call.call(max_unpool, call[0], call[1], call.int_list(2), kernel, window.strides, pads)
 
 
-def _plain(window: Window) -> tuple[tuple[int, ...] | str, ...]:
-    """Give a window as what a node of a graph can hold."""
-    return (window.kernel, window.strides, window.dilations, window.before, window.after, window.same)
-
-
 def _fitted(x: Tensor, window: Window, round_up: bool, value: float) -> Tensor:
     """Pad or cut so that the windows fill the axes exactly."""
     sizes = x.shape[2:]
@@ -97,48 +92,30 @@ def _fitted(x: Tensor, window: Window, round_up: bool, value: float) -> Tensor:
     return pad_axes(x, before, after, value)
 
 
-def max_pool(
-    x: Tensor,
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-    same: str,
-    round_up: bool,
-) -> Tensor:
-    """Maximum over windows of any padding, of any type."""
-    window = Window(kernel, strides, dilations, before, after, same)
-    wide = x if x.is_floating_point() else x.double()
-    wide = _fitted(wide, window, round_up, -math.inf)
-    return _MAX_POOL[len(kernel)](wide, kernel, strides, 0, dilations).to(x.dtype)
-
-
-def max_pool_with_indices(
-    x: Tensor,
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-    same: str,
-    round_up: bool,
-    columns_first: bool,
-) -> tuple[Tensor, Tensor]:
-    """Maximum over windows, and where in the whole tensor it lies, counted by rows or by columns."""
-    window = Window(kernel, strides, dilations, before, after, same)
+def _highest(x: Tensor, window: Window, round_up: bool, **how: bool) -> Any:
     wide = _fitted(x if x.is_floating_point() else x.double(), window, round_up, -math.inf)
-    found, where = _MAX_POOL[len(kernel)](wide, kernel, strides, 0, dilations, return_indices=True)
-    start, _, _ = fit(x.shape[2:], window, round_up=round_up)
+    return _MAX_POOL[len(window.kernel)](wide, window.kernel, window.strides, 0, window.dilations, **how)
+
+
+def max_pool(x: Tensor, window: Window, round_up: bool) -> Tensor:
+    """Maximum over windows of any padding, of any type."""
+    found: Tensor = _highest(x, window, round_up).to(x.dtype)
+    return found
+
+
+def max_pool_with_indices(x: Tensor, window: Window, round_up: bool, columns_first: bool) -> tuple[Tensor, Tensor]:
+    """Maximum over windows, and where in the whole tensor it lies, counted by rows or by columns."""
+    found, where = _highest(x, window, round_up, return_indices=True)
+    start, _, needed = fit(x.shape[2:], window, round_up=round_up)
     coordinates = []
-    for length, left in zip(reversed(wide.shape[2:]), reversed(start), strict=True):
+    for length, left in zip(reversed(needed), reversed(start), strict=True):
         coordinates.append(where % length - left)
         where = where // length
     lengths = list(reversed(x.shape[2:]))
     if columns_first:
         coordinates, lengths = coordinates[::-1], lengths[::-1]
     planes = torch.arange(x.shape[0] * x.shape[1], device=x.device)
-    index = planes.reshape(*x.shape[:2], *[1] * len(kernel)).expand_as(where)
+    index = planes.reshape(*x.shape[:2], *[1] * len(window.kernel)).expand_as(where)
     for coordinate, length in zip(reversed(coordinates), reversed(lengths), strict=True):
         index = index * length + coordinate
     return found.to(x.dtype), index
@@ -153,43 +130,22 @@ def _window_sums(x: Tensor, window: Window) -> Tensor:
     return sums.reshape(*x.shape[:2], *sums.shape[2:])
 
 
-def average_pool(
-    x: Tensor,
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-    same: str,
-    round_up: bool,
-    with_padding: bool,
-) -> Tensor:
+def average_pool(x: Tensor, window: Window, round_up: bool, with_padding: bool) -> Tensor:
     """Mean over windows of any padding; padding counts as zeros or not at all."""
-    window = Window(kernel, strides, dilations, before, after, same)
     counted = x.new_ones(1, 1, *x.shape[2:])
     if with_padding:
         left, right, needed = fit(x.shape[2:], window, round_up=round_up)
         counted = pad_axes(counted, left, right, 1.0)
         # What is added beyond the padding, to fill the last window, is not counted.
-        counted = pad_axes(counted, [0] * len(kernel), [n - c for n, c in zip(needed, counted.shape[2:], strict=True)])
+        beyond = [n - c for n, c in zip(needed, counted.shape[2:], strict=True)]
+        counted = pad_axes(counted, [0] * len(beyond), beyond)
     else:
         counted = _fitted(counted, window, round_up, 0.0)
     return _window_sums(_fitted(x, window, round_up, 0.0), window) / _window_sums(counted, window)
 
 
-def lp_pool(
-    x: Tensor,
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-    same: str,
-    round_up: bool,
-    p: int,
-) -> Tensor:
+def lp_pool(x: Tensor, window: Window, round_up: bool, p: int) -> Tensor:
     """p-norm over windows."""
-    window = Window(kernel, strides, dilations, before, after, same)
     sums = _window_sums(_fitted(x.abs() ** p, window, round_up, 0.0), window)
     # The root has no gradient at zero.
     return torch.where(sums > 0, torch.where(sums > 0, sums, 1) ** (1 / p), 0)

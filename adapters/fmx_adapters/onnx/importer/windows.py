@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,9 +13,8 @@ from fmx_adapters.onnx.importer.kernels import pad_axes
 __all__ = ["Window", "fit", "pad_same", "window_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Kernel, strides, dilations and padding, one number an axis.
+class Window(NamedTuple):
+    """Kernel, strides, dilations and padding, one number an axis; an argument that nodes of a graph can have.
 
     ``same`` is ``upper`` or ``lower`` where the padding depends on the input's size: as much as gives ``size / stride``
     windows, the odd one at the end or the start.
