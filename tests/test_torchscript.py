@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -635,7 +636,7 @@ def test_code_that_touches_files_is_refused(statement: str, tmp_path: Path) -> N
         return re.sub(rb"    return", line.encode(), old, count=1) if b"Writes" in old else old
 
     path = rewritten(tmp_path, lambda n, old: change(n, old) if n.endswith(".py") else old, Writes("x"))
-    with pytest.raises(ModelError, match="may do more than compute|a library runs code of its own"):
+    with pytest.raises(ModelError, match=r"may do more than compute|a library runs code of its own"):
         fmx.load(path, input_shape=(4,))
     assert not proof.exists()
 
@@ -740,3 +741,36 @@ def test_trace_of_another_device() -> None:
     batch = data((4,))
     with model.session(["add"]) as session:
         np.testing.assert_allclose(session.run(batch)["add"], net(torch.from_numpy(batch)).detach().numpy(), rtol=1e-5)
+
+
+class Layout(str, Enum):  # noqa: UP042 - TorchScript does not know StrEnum
+    FIRST = "first"
+    LAST = "last"
+
+
+class OfLayout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layout = Layout.FIRST
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layout != Layout.FIRST:
+            x = x + 1
+        return torch.relu(self.fc(x)) * 2
+
+
+OfLayout.__annotations__["layout"] = Layout  # as a class, which TorchScript wants
+
+
+def test_enumerations_of_words() -> None:
+    """As timm has them: in Python their members are words, in TorchScript they are not."""
+    net = seeded(OfLayout)
+    model = fmx.load(scripted(net), input_shape=(4,))
+    assert [layer.name for layer in model.layers] == ["fc", "relu", "mul"]
+    batch = data((4,))
+    with model.session(["relu"]) as session:
+        expected = torch.relu(net.fc(torch.from_numpy(batch))).detach().numpy()
+        np.testing.assert_allclose(session.run(batch)["relu"], expected, rtol=1e-5)
+    x = torch.from_numpy(batch)
+    torch.testing.assert_close(model.torch_module()(x), net(x))

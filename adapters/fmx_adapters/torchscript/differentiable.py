@@ -37,7 +37,7 @@ def differentiable(
             translation = Translation(module, small_batch(module, inputs))
         except (ModelError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"{source} can't be differentiated through: {reason}.") from error
+            raise ModelError(f"{source} can't be differentiated through: {reason.rstrip('.')}.") from error
     layers, overwritten = {}, set()
     for named in name_events(translation.events):
         key = translation.key_of(named.value.value)

@@ -118,7 +118,8 @@ class Expansion:
             self._paths[node.output().unique()] = path
         elif name not in self._assigned:
             value = self._modules[holder]._c.getattr(name)
-            if isinstance(value, bool | int | float | str):
+            # Members of an enumeration of words are words in Python, but not in TorchScript.
+            if type(value) in {bool, int, float, str}:
                 with self.graph.insert_point_guard(node):
                     node.output().replaceAllUsesWith(self.graph.insertConstant(value))
                 node.destroy()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import torch
@@ -128,6 +129,8 @@ class Translation:
             return [first]
         if name in CONTAINERS and isinstance(first, list | tuple | dict):
             return [CONTAINERS[name](self._settle, *inputs)][: node.outputsSize()]
+        if name in {"eq", "ne"} and isinstance(first, Enum):
+            return [(first == inputs[1]) == (name == "eq")]
         if isinstance(first, Traced) and _is_floating(first.value):
             what = as_rectifier(name, inputs[1:])
             if what is not None:
