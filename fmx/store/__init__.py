@@ -24,15 +24,18 @@ What is added to a finished store goes the same way, with `append_plan`, `Append
 from fmx.store.append import AppendPart, AppendPlan, AppendUnit, AppendWriter, append_plan, finish_append
 from fmx.store.codecs import choose_codecs
 from fmx.store.compare import differences, plan_settings, stored_settings
-from fmx.store.create import building_place, create_store, finish_store, prepare_place, relabel
+from fmx.store.create import building_place, create_store, finish_store, prepare_place
+from fmx.store.labels import relabel
 from fmx.store.layout import Layout, is_fmx_store, pending_units, read_layout, unusual_values
 from fmx.store.locks import StoreLock
 from fmx.store.places import Place, place_of
 from fmx.store.plan import StorePlan
 from fmx.store.reader import Store, open_store
+from fmx.store.repair import mark_for_repair
 from fmx.store.results import open_analysis, save_analysis, saved_analyses
 from fmx.store.schema import FORMAT, layer_key
 from fmx.store.unit_writer import UnitWriter, writer_bytes
+from fmx.store.verify import Damage, Verification, verify_store
 from fmx.store.writer import StoreWriter
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "AppendPlan",
     "AppendUnit",
     "AppendWriter",
+    "Damage",
     "Layout",
     "Place",
     "Store",
@@ -48,6 +52,7 @@ __all__ = [
     "StorePlan",
     "StoreWriter",
     "UnitWriter",
+    "Verification",
     "append_plan",
     "building_place",
     "choose_codecs",
@@ -57,6 +62,7 @@ __all__ = [
     "finish_store",
     "is_fmx_store",
     "layer_key",
+    "mark_for_repair",
     "open_analysis",
     "open_store",
     "pending_units",
@@ -69,5 +75,6 @@ __all__ = [
     "saved_analyses",
     "stored_settings",
     "unusual_values",
+    "verify_store",
     "writer_bytes",
 ]

@@ -9,7 +9,6 @@ is continued by the same command.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import MemoryStore
 
 from fmx.errors import StoreError
 from fmx.store.chunks import Piece
 from fmx.store.compare import stored_settings
 from fmx.store.create import hierarchy
 from fmx.store.growth import GROWTH, Growth, added, below, new_layers, read_growth, settle_growth
+from fmx.store.labels import label_chunks
 from fmx.store.layout import Layout, read_root
 from fmx.store.places import Place, place_of, written_to
 from fmx.store.plan import StorePlan
@@ -256,7 +255,7 @@ def finish_append(to: str | Path | Place) -> None:
         objects: dict[str, bytes] = {}
         for name in (*SAMPLE_LABELS, "noise"):
             values = growth.levels if name == "noise" else growth.labels[name]
-            objects |= _label_chunks(name, nodes[name], values)
+            objects |= label_chunks(name, nodes[name], values)
         arrays = {path: node for path, node in nodes.items() if node["node_type"] == "array"}
         objects |= {f"{path}/{ROOT}": json.dumps(node, indent=2).encode() for path, node in arrays.items()}
         place.write_many(objects)
@@ -265,15 +264,3 @@ def finish_append(to: str | Path | Place) -> None:
         if "analysis" not in nodes:
             place.delete_below("analysis")
     _clear(place)
-
-
-def _label_chunks(name: str, node: Mapping[str, Any], values: Sequence[Any]) -> dict[str, bytes]:
-    """Encode a label by its metadata."""
-    from zarr.core.buffer import default_buffer_prototype
-
-    memory = MemoryStore()
-    data = json.dumps(node).encode()
-    memory._store_dict[f"{name}/{ROOT}"] = default_buffer_prototype().buffer.from_bytes(data)
-    array = zarr.open_array(memory, path=name, mode="r+", config={"write_empty_chunks": True})
-    array[:] = np.asarray(values, dtype=array.dtype)
-    return {key: value.to_bytes() for key, value in memory._store_dict.items() if not key.endswith(ROOT)}

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
@@ -24,9 +25,9 @@ from fmx.store.encode import codec_metadata
 from fmx.store.layout import is_fmx_store, pending_units, read_root
 from fmx.store.places import FolderPlace, Place, place_of, written_to
 from fmx.store.plan import ArraySpec, StorePlan
-from fmx.store.schema import COUNTS, FORMAT, FORMAT_KEY, LOCK, MAKING, ROOT
+from fmx.store.schema import COUNTS, EVERY_CHUNK, FORMAT, FORMAT_KEY, LOCK, MAKING, ROOT
 
-__all__ = ["building_place", "create_store", "finish_store", "prepare_place", "relabel"]
+__all__ = ["building_place", "create_store", "finish_store", "prepare_place"]
 
 # Room in a chunk of labels, so that appending a few at a time does not make a chunk of each.
 _LEAST_LABELS = 1024
@@ -151,12 +152,6 @@ def _take_place(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def relabel(place: Place, labels: Sequence[str]) -> None:
-    """Write the samples' labels anew, where they were not known when the store was made."""
-    with written_to(place):
-        zarr.open_array(place.zarr(read_only=False), path="label", mode="r+")[:] = np.asarray(labels, dtype=object)
-
-
 def change_root(place: Place, attributes: Mapping[str, Any]) -> None:
     """Change attributes of the root, in one write."""
     root = read_root(place)
@@ -182,6 +177,7 @@ def hierarchy(plan: StorePlan, unit: int | None = None) -> dict[str, bytes]:
     unit = unit or plan.unit
     about = {
         FORMAT_KEY: FORMAT,
+        EVERY_CHUNK: True,
         **plan.attributes,
         "completeness": "partial",
         # xarray's mark for what labels the axes without being an axis itself.
@@ -223,6 +219,7 @@ def _label(group: Any, name: str, values: Any, dim: str, dtype: Any, about: Mapp
         shape=(len(values),),
         dtype=dtype,
         chunks=(max(len(values), _LEAST_LABELS if dim == "sample" else 1),),
+        compressors=[ZstdCodec(level=0), Crc32cCodec()],
         dimension_names=(dim,),
         attributes=dict(about or {}),
         config={"write_empty_chunks": True},

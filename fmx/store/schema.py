@@ -21,6 +21,7 @@ from urllib.parse import quote
 __all__ = [
     "APPENDING",
     "COUNTS",
+    "EVERY_CHUNK",
     "FORMAT",
     "FORMAT_KEY",
     "LEADING_DIMS",
@@ -40,6 +41,8 @@ FORMAT_KEY = "fmx_format"
 LEADING_DIMS = ("sample", "noise", "timestep")
 SAMPLE_LABELS = ("sample", "path", "label")
 ROOT = "zarr.json"
+# Attribute of stores in which a missing chunk is a loss, as every chunk is written.
+EVERY_CHUNK = "every_chunk_is_written"
 LOCK = ".fmx-lock"
 MAKING = ".fmx-making"
 APPENDING = ".fmx-append"
