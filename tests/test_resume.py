@@ -24,6 +24,7 @@ from PIL import Image
 
 import fmx
 from fmx.errors import DataError, FmxError, StoreError
+from fmx.extraction import Request, run, settle
 from fmx.store import StoreLock, place_of
 from fmx.store.places import FolderPlace
 
@@ -50,6 +51,8 @@ def extract(to: Path, data: Any, **more: Any) -> fmx.store.Store:
     how: dict[str, Any] = {"layers": LAYERS, "noise": [0, 0.3], "seed": 5, "batch_size": 4, "outputs": True}
     # Which engine is the fastest differs from run to run; the one in the store is kept.
     how["engine"] = "folded"
+    if "resume" in more:
+        return run(settle(Request(model=model(), data=data, to=to, **how | more)))
     return fmx.extract(model(), data, to=to, **how | more)
 
 
@@ -183,7 +186,7 @@ def test_options_that_need_a_store(tmp_path: Path, data: np.ndarray[Any, Any]) -
         with pytest.raises(StoreError, match=f"no store .* for --{way}"):
             extract(tmp_path / "a.zarr", data, **{way: True})
     with pytest.raises(FmxError, match="exclude each other"):
-        extract(tmp_path / "a.zarr", data, append=True, overwrite=True)
+        extract(tmp_path / "a.zarr", data, resume=True, overwrite=True)
 
 
 # -- killed at any moment ------------------------------------------------------------------------------

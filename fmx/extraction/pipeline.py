@@ -18,7 +18,7 @@ from typing import Protocol, Self
 from fmx.adapter import Capture
 from fmx.extraction.feed import Fed
 
-__all__ = ["Handover", "Meter", "Progress", "Sink", "Status"]
+__all__ = ["Course", "Handover", "Meter", "Progress", "Sink", "Status"]
 
 _WAITING = 1
 
@@ -121,6 +121,38 @@ def _largest(seconds: Mapping[str, float], names: Sequence[str]) -> str:
     return max(names, key=lambda name: seconds.get(name, 0.0)) if seconds else ""
 
 
+@dataclass(frozen=True)
+class Course:
+    """In which order the batches of a unit come: by position, and at each of them by noise level.
+
+    Attributes
+    ----------
+    rows : int
+        Positions that a sample takes in a batch: its frames where a model runs frame by frame, else one.
+    levels : callable
+        Gives the positions of the noise levels at which a unit is run, rising.
+    """
+
+    rows: int
+    levels: Callable[[range], Sequence[int]]
+
+    def wants(self, fed: Fed) -> bool:
+        """Whether a batch is to be run at all."""
+        return fed.level in self.levels(fed.unit)
+
+    def starts(self, fed: Fed) -> bool:
+        """Whether a batch is the first of its unit."""
+        return fed.rows.start == 0 and fed.level == self.levels(fed.unit)[0]
+
+    def completes(self, fed: Fed) -> bool:
+        """Whether a batch is at the last level of its samples."""
+        return fed.level == self.levels(fed.unit)[-1]
+
+    def ends(self, fed: Fed) -> bool:
+        """Whether a batch is the last of its unit."""
+        return fed.rows.stop == len(fed.unit) * self.rows and self.completes(fed)
+
+
 class Handover:
     """Hands captured batches to sinks in a thread behind the model; a context manager that waits for the last one.
 
@@ -128,17 +160,13 @@ class Handover:
     ----------
     sinks : sequence of Sink
     meter : Meter
-    last_level : int
-        Position of the noise level that comes last for each batch.
-    rows : int
-        Positions that a sample takes in a batch: its frames where a model runs frame by frame, else one.
+    course : Course
     """
 
-    def __init__(self, sinks: Sequence[Sink], meter: Meter, *, last_level: int, rows: int) -> None:
+    def __init__(self, sinks: Sequence[Sink], meter: Meter, course: Course) -> None:
         self._sinks = sinks
         self._meter = meter
-        self._last_level = last_level
-        self._rows = rows
+        self._course = course
         self._queue: queue.Queue[tuple[Fed, Capture] | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="fmx-keep", daemon=True)
@@ -175,8 +203,7 @@ class Handover:
             del item  # its arrays would stay in memory until the next batch comes
 
     def _hand_on(self, fed: Fed, capture: Capture) -> None:
-        starts = fed.rows.start == 0 and fed.level == 0
-        ends = fed.rows.stop == len(fed.unit) * self._rows and fed.level == self._last_level
+        starts, ends = self._course.starts(fed), self._course.ends(fed)
         for sink in self._sinks:
             if starts:
                 sink.start(fed.unit)

@@ -90,7 +90,8 @@ class Request:
             "--repair": self.repair,
         }
         asked = [option for option, given in ways.items() if given]
-        if len(asked) > 1:
+        # Together they forget an append that was interrupted.
+        if len(asked) > 1 and asked != ["--overwrite", "--append"]:
             raise DataError(f"{asked[0]} and {asked[1]} exclude each other: give one of them.")
         if self.reduce and (self.append or self.repair):
             raise DataError(f"--reduce keeps no activations that {asked[0]} could go on with: leave one of them out.")

@@ -14,7 +14,7 @@ from typing import Any
 from fmx.adapter import Batch, Capture, Session, run_all
 from fmx.extraction.estimate import buffers_within
 from fmx.extraction.feed import Fed, Feed
-from fmx.extraction.pipeline import Handover, Meter, Progress, Sink, Status
+from fmx.extraction.pipeline import Course, Handover, Meter, Progress, Sink, Status
 from fmx.extraction.reduction import ReduceSink, finish_reduction
 from fmx.extraction.settle import Settled, output_shapes
 from fmx.extraction.sinks import StoreSink
@@ -33,7 +33,7 @@ from fmx.store import (
     relabel,
 )
 
-__all__ = ["choose_engine", "fill_units", "open_session", "run"]
+__all__ = ["Stop", "choose_engine", "fill_units", "open_feed", "open_session", "run", "stream"]
 
 _FEW_RUNS = 8
 Stop = Callable[[], bool]
@@ -58,7 +58,9 @@ def run(settled: Settled, progress: Progress | None = None, stop: Stop | None = 
     job = _Job(settled, progress or _silent, stop or _never)
     final = place_of(settled.request.to)
     with StoreLock(final):
-        if settled.stored is not None:
+        if settled.request.append:
+            job.append(final)
+        elif settled.stored is not None:
             job.resume(building_place(final, overwrite=settled.request.overwrite))
         elif settled.request.workers or settled.request.scheduler:
             job.begin_on_cluster()
@@ -116,6 +118,12 @@ class _Job:
             with open_session(self.settled, engine) as session:
                 fill_units(self.settled, session, place, units, meter=self.meter, stop=self.stop)
         self._finish(place)
+
+    def append(self, place: Place) -> None:
+        """Add what is new to a finished store."""
+        from fmx.extraction.append import append
+
+        append(self.settled, place, self.meter, self.stop)
 
     def _create(self, plan: Any, chosen: dict[str, Any]) -> Place:
         settled = self.settled
@@ -190,26 +198,35 @@ def fill_units(
 def _stream(
     settled: Settled, session: Session, writer: UnitWriter, batches: Iterable[Fed], meter: Meter, stop: Stop
 ) -> None:
-    last = len(settled.levels) - 1
     # A unit counts as done once the store's sink has ended it, which therefore comes last.
     sinks: list[Sink] = [ReduceSink(settled, writer.place, meter)] if settled.request.reduce else []
     sinks.append(StoreSink(settled, writer, meter))
-    with Handover(sinks, meter, last_level=last, rows=settled.rows_per_sample) as out:
-        for fed in out.stream(_captured(session, batches, meter, stop)):
-            if fed.level == last:
-                meter.add((fed.rows.stop - fed.rows.start) / settled.rows_per_sample)
+    levels = range(len(settled.levels))
+    stream(session, batches, sinks, Course(settled.rows_per_sample, lambda _unit: levels), meter, stop)
 
 
-def _captured(session: Session, batches: Iterable[Fed], meter: Meter, stop: Stop) -> Iterator[tuple[Fed, Capture]]:
+def stream(
+    session: Session, batches: Iterable[Fed], sinks: Sequence[Sink], course: Course, meter: Meter, stop: Stop
+) -> None:
+    """Run batches and hand what they give to sinks, until there are no more or `stop` says so before a unit."""
+    with Handover(sinks, meter, course) as out:
+        for fed in out.stream(_captured(session, batches, course, meter, stop)):
+            if course.completes(fed):
+                meter.add((fed.rows.stop - fed.rows.start) / course.rows)
+
+
+def _captured(
+    session: Session, batches: Iterable[Fed], course: Course, meter: Meter, stop: Stop
+) -> Iterator[tuple[Fed, Capture]]:
     """Run batches, as many at once as the session likes, and give each with what it was made of."""
     begun: deque[Fed] = deque()
 
     def values() -> Iterator[Batch]:
-        waiting = iter(batches)
+        waiting = filter(course.wants, batches)
         while True:
             with meter.stage("decode", inside="model"):
                 fed = next(waiting, None)
-            if fed is None or (fed.rows.start == 0 and fed.level == 0 and stop()):
+            if fed is None or (course.starts(fed) and stop()):
                 return
             begun.append(fed)
             yield fed.values

@@ -234,6 +234,9 @@ def _to_go_on_with(settled: Settled) -> dict[str, Any]:
     if not is_fmx_store(place):
         return {}
     stored = stored_settings(place)
+    if request.append:
+        return {"stored": stored, "request": replace(request, batch_size=stored["batch_size"])}
+    settled = _in_order_of(stored, settled)
     plan = settled.plan(settled.provenance(), output_shapes(settled))
     found = differences(stored, plan_settings(plan))
     if found and request.overwrite:
@@ -244,7 +247,21 @@ def _to_go_on_with(settled: Settled) -> dict[str, Any]:
             f"{request.to} was made in another way ({'; '.join(found)}): choose another name with -o, add --overwrite "
             f"to replace it{more}."
         )
-    return {"stored": stored, "request": replace(request, batch_size=stored["batch_size"])}
+    return {
+        "stored": stored,
+        "request": replace(request, batch_size=stored["batch_size"]),
+        "source": settled.source,
+        "levels": settled.levels,
+    }
+
+
+def _in_order_of(stored: Mapping[str, Any], settled: Settled) -> Settled:
+    """Take samples and levels in the order of a store; what was appended comes last there."""
+    index = {sample.id: i for i, sample in enumerate(settled.source.samples)}
+    samples, levels = stored["samples"], stored["noise"]
+    if list(index) != samples and sorted(index) == sorted(samples):
+        settled = replace(settled, source=settled.source.subset([index[sample] for sample in samples]))
+    return replace(settled, levels=levels) if sorted(levels) == settled.levels else settled
 
 
 def output_shapes(settled: Settled) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -49,6 +49,8 @@ class StoreSink:
             return
         with self._meter.stage("copy"):
             for layer in settled.layers:
+                if layer.name not in capture:
+                    continue  # an append leaves out what is there
                 block, rows = by_timestep(settled, layer, capture[layer.name], fed.rows)
                 block = settled.keep.summarise(settled.without_time(layer), block)
                 self._meter.nbytes += block.nbytes

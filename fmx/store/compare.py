@@ -67,7 +67,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     found: list[str] = []
     same_samples = _plain(stored.get("samples")) == _plain(wanted.get("samples"))
     for key, tell in _TOLD.items():
-        if key == "data" and not same_samples:
+        if key == "data" and not (same_samples and stored.get("data")):
             continue  # which samples there are says more
         if key in both and _plain(stored[key]) != _plain(wanted[key]):
             found += tell(stored[key], wanted[key])

@@ -120,6 +120,8 @@ def _attributes(stored: Mapping[str, Any], plan: StorePlan, new_keys: Sequence[s
     old = list(stored.get("layers", []))
     wanted = [layer.name for layer in plan.layers]
     found: dict[str, Any] = {"layers": wanted if set(old) <= set(wanted) else [*old, *new_keys]}
+    # What is only known of the samples as they will be.
+    found |= plan.attributes.get("grown", {})
     skipped = plan.attributes.get("skipped")
     if skipped:
         found["skipped"] = list(dict.fromkeys([*stored.get("skipped", []), *skipped]))
