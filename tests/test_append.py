@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,46 @@ def test_other_settings_are_refused(pictures: Callable[[range], Path], tmp_path:
     extract(tmp_path / "a.zarr", data, **HOW)
     with pytest.raises(StoreError, match="made differently: seed"):
         extract(tmp_path / "a.zarr", pictures(range(12)), append=True, seed=6, **HOW)
+
+
+def damage(store: Path) -> set[str]:
+    """Alter, cut and delete one chunk each; give their names."""
+    chunks = sorted((store / "layers" / "stem" / "activation" / "c").rglob("*"))
+    files = [f for f in chunks if f.is_file()]
+    altered, cut, gone = files[1], files[3], files[-1]
+    altered.write_bytes(bytes(reversed(altered.read_bytes())))
+    cut.write_bytes(cut.read_bytes()[:-20])
+    gone.unlink()
+    return {f.relative_to(store).as_posix() for f in (altered, cut, gone)}
+
+
+def test_damage_is_named_and_repaired(pictures: Callable[[range], Path], tmp_path: Path, cli: Any) -> None:
+    data = pictures(range(37))
+    extract(tmp_path / "a.zarr", data, **HOW)
+    whole = content(tmp_path / "a.zarr")
+    assert cli("verify", tmp_path / "a.zarr").code == 0
+    names = damage(tmp_path / "a.zarr")
+    ran = cli("verify", tmp_path / "a.zarr", "--json")
+    assert ran.code == 1
+    rows = json.loads(ran.out)
+    assert {row["object"] for row in rows} == names
+    assert {row["damage"] for row in rows} == {"altered", "truncated", "missing"}
+    assert "--repair" in cli("verify", tmp_path / "a.zarr").out
+    with pytest.raises(StoreError, match="seed: 5 in the store, 6 wanted"):
+        extract(tmp_path / "a.zarr", data, repair=True, seed=6, **HOW)
+    ids = {sample for row in rows for sample in row["samples"]}
+    made: list[Any] = []
+    extract(tmp_path / "a.zarr", data, repair=True, progress=made.append, **HOW)
+    # Whole units are made anew, and no others.
+    assert len(ids) <= made[-1].done - made[0].done < 37
+    assert content(tmp_path / "a.zarr") == whole
+    assert cli("verify", tmp_path / "a.zarr").code == 0
+
+
+def test_damaged_labels_are_restored(pictures: Callable[[range], Path], tmp_path: Path) -> None:
+    data = pictures(range(9))
+    extract(tmp_path / "a.zarr", data, **HOW)
+    whole = content(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / "sample" / "c" / "0").write_bytes(b"nonsense")
+    extract(tmp_path / "a.zarr", data, repair=True, **HOW)
+    assert content(tmp_path / "a.zarr") == whole

@@ -9,6 +9,7 @@ import typer
 from fmx.cli import options as opt
 from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
+from fmx.cli.verify import verify
 
 __all__ = ["app"]
 
@@ -44,6 +45,8 @@ def layers(
     model: opt.Model,
     weights: opt.Weights = None,
     allow_partial: opt.AllowPartial = False,
+    trust: opt.Trust = False,
+    operators: opt.Operators = None,
     layers: opt.Layers = "all",
     input_shape: opt.InputShape = None,
     size: opt.Size = None,
@@ -57,7 +60,15 @@ def layers(
     from fmx.extraction import PictureOptions
 
     shape = opt.shape(input_shape) or PictureOptions(size=size, channels=channels, layout=layout).input_shape()
-    opened = load(model, weights=weights, input_shape=shape, layout=layout, allow_partial=allow_partial)
+    opened = load(
+        model,
+        weights=weights,
+        input_shape=shape,
+        layout=layout,
+        allow_partial=allow_partial,
+        trust=trust,
+        operators=operators or (),
+    )
     chosen = choose_layers(opened, layers)
     if json:
         keys = ("name", "kind", "dims", "shape", "dtype")
@@ -90,6 +101,9 @@ app.command(
     epilog="Example: fmx extract torchvision:resnet18 photos/ -o acts.zarr --weights resnet18.pth --noise 0,0.2,0.4"
 )(extract)
 app.command(epilog="Example: fmx bench torchvision:resnet18 --layers layer1,layer2,layer3,layer4")(bench)
+
+
+app.command(epilog="Example: fmx verify acts.zarr")(verify)
 
 
 @app.command(epilog="Example: fmx info acts.zarr")

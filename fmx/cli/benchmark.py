@@ -21,6 +21,8 @@ def bench(
     ] = None,
     layers: opt.Layers = "auto",
     weights: opt.Weights = None,
+    trust: opt.Trust = False,
+    operators: opt.Operators = None,
     batch_size: Annotated[
         str, typer.Option(help="Samples that the model runs at once; several, separated by commas.")
     ] = "32",
@@ -36,7 +38,7 @@ def bench(
     from fmx.cli.output import print_json, print_table, progress, say
     from fmx.extraction import bench as measure
 
-    opened = load(model, weights=weights, input_shape=opt.shape(input_shape))
+    opened = load(model, weights=weights, input_shape=opt.shape(input_shape), trust=trust, operators=operators or ())
     sizes = [int(n) for n in opt.numbers("--batch-size", batch_size) or []]
     with progress("timing") as update:
         rows = measure(

@@ -47,6 +47,8 @@ def extract(
     layers: opt.Layers = "auto",
     weights: opt.Weights = None,
     allow_partial: opt.AllowPartial = False,
+    trust: opt.Trust = False,
+    operators: opt.Operators = None,
     input_shape: opt.InputShape = None,
     size: opt.Size = None,
     crop: opt.Crop = None,
@@ -95,7 +97,10 @@ def extract(
         str | None,
         _option(_KEEP, "Type of the stored values: float32, float16 or bfloat16 (default: the layer's own)."),
     ] = None,
-    codec: Annotated[str, _option(_KEEP, "Lossless compression: none, lz4, lz4-bits or zstd.")] = "lz4",
+    codec: Annotated[
+        str,
+        _option(_KEEP, "Lossless compression: auto (by the first batch), none, lz4, lz4-bits, zstd."),
+    ] = "auto",
     reduce: Annotated[
         str, _option(_KEEP, "Keep no activations, only summaries of them: stats,hist,quantiles,top-samples.")
     ] = "",
@@ -131,6 +136,8 @@ def extract(
         layers=layers,
         weights=weights,
         allow_partial=allow_partial,
+        trust=trust,
+        operators=tuple(operators or ()),
         input_shape=opt.shape(input_shape),
         pictures=opt.pictures(size, crop, mean, std, value_range, channels, layout),
         frames=frames,

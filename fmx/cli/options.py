@@ -34,6 +34,11 @@ Weights = Annotated[
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Load weights that fit in part only, and say what did not.")
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Run code that comes with the model, such as --operators.")]
+Operators = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LIBRARY", help="Shared library with operators that the model needs. May be given again."),
+]
 InputShape = Annotated[
     str | None, typer.Option(help="Shape of one sample where the model doesn't say, e.g. 3,32,32.", metavar="C,H,W")
 ]

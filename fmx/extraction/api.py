@@ -37,11 +37,13 @@ def extract(
     pictures: PictureOptions | None = None,
     weights: str | Path | None = None,
     allow_partial: bool = False,
+    trust: bool = False,
+    operators: Sequence[str | Path] = (),
     input_shape: Sequence[int] | Mapping[str, Sequence[int | str]] | None = None,
     channels: Sequence[str] | Mapping[str, Sequence[int]] = (),
     space: str = "full",
     dtype: str | None = None,
-    codec: str = "lz4",
+    codec: str = "auto",
     reduce: Sequence[str] = (),
     on_error: str = "fail",
     overwrite: bool = False,
@@ -96,7 +98,7 @@ def extract(
         Whether the second axis of arrays is the timestep.
     pictures : PictureOptions, optional
         Overrules how pictures are prepared.
-    weights, allow_partial, input_shape
+    weights, allow_partial, trust, operators, input_shape
         See `fmx.load`.
     channels : sequence of str, or mapping of str to sequence of int
         Channels to keep: ``["0-15,31"]`` of all layers, ``["layer1=0-15"]`` or ``{"layer1": [0, 3]}`` of some.
@@ -160,6 +162,8 @@ def extract(
         pictures=pictures or PictureOptions(),
         weights=weights,
         allow_partial=allow_partial,
+        trust=trust,
+        operators=operators,
         input_shape=input_shape,
         channels=channels,
         space=space,

@@ -19,7 +19,7 @@ from fmx.errors import StoreError
 from fmx.extraction.feed import Fed
 from fmx.extraction.pipeline import Meter
 from fmx.extraction.settle import Settled
-from fmx.extraction.sinks import by_timestep
+from fmx.extraction.sinks import kept_block
 from fmx.layers import LayerInfo
 from fmx.reduce import Histogram, Moments, Quantiles, Reducer, ReducerSet, State, TopSamples
 from fmx.store import Place, layer_key, read_layout, save_analysis
@@ -66,8 +66,8 @@ class ReduceSink:
         settled = self._settled
         with self._meter.stage("reduce"):
             for layer, kept in zip(settled.layers, settled.kept, strict=True):
-                block, rows = by_timestep(settled, layer, capture[layer.name], fed.rows)
-                block = settled.keep.pick(kept, settled.keep.summarise(settled.without_time(layer), block))
+                block, rows = kept_block(settled, layer, capture, fed)
+                block = settled.keep.pick(kept, block)
                 axes = [0, *(1 + i for i, dim in enumerate(kept.dims) if dim != "channel")]
                 start = [fed.unit.start * len(settled.timesteps(layer)) + rows.start, *(0 for _ in kept.dims)]
                 self._reducers[layer.name].update(self._states[layer.name][fed.level], block, axes, start=start)

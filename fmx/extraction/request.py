@@ -51,10 +51,11 @@ class Request:
     allow_partial: bool = False
     input_shape: Any = None
     trust: bool = False
+    operators: Sequence[Any] = ()
     channels: Sequence[str] | Mapping[str, Sequence[int]] = ()
     space: str = "full"
     dtype: str | None = None
-    codec: str = "lz4"
+    codec: str = "auto"
     reduce: Sequence[str] = ()
     on_error: str = "fail"
     overwrite: bool = False

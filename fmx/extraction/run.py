@@ -12,25 +12,33 @@ from itertools import chain
 from typing import Any
 
 from fmx.adapter import Batch, Capture, Session, run_all
+from fmx.errors import StoreError
 from fmx.extraction.estimate import buffers_within
 from fmx.extraction.feed import Fed, Feed
 from fmx.extraction.pipeline import Course, Handover, Meter, Progress, Sink, Status
 from fmx.extraction.reduction import ReduceSink, finish_reduction
 from fmx.extraction.settle import Settled, output_shapes
-from fmx.extraction.sinks import StoreSink
+from fmx.extraction.sinks import StoreSink, kept_block
 from fmx.store import (
     Place,
     Store,
     StoreLock,
+    StorePlan,
     UnitWriter,
     building_place,
+    choose_codecs,
     create_store,
+    differences,
     finish_store,
+    mark_for_repair,
     open_store,
     pending_units,
     place_of,
+    plan_settings,
     read_layout,
     relabel,
+    stored_settings,
+    verify_store,
 )
 
 __all__ = ["Stop", "choose_engine", "fill_units", "open_feed", "open_session", "run", "stream"]
@@ -60,6 +68,8 @@ def run(settled: Settled, progress: Progress | None = None, stop: Stop | None = 
     with StoreLock(final):
         if settled.request.append:
             job.append(final)
+        elif settled.request.repair:
+            job.repair(final)
         elif settled.stored is not None:
             job.resume(building_place(final, overwrite=settled.request.overwrite))
         elif settled.request.workers or settled.request.scheduler:
@@ -86,7 +96,7 @@ class _Job:
             feed = stack.enter_context(open_feed(settled, plan.units()))
             batches = iter(feed)
             first = next(batches)
-            session.run(first.values)
+            plan = _with_codecs(settled, plan, first, session.run(first.values))
             buffers = buffers_within(settled, plan)
             place = self._create(plan, {"engine": session.engine, "engine_notes": list(session.engine_notes)})
             with UnitWriter(place, buffers=buffers) as writer:
@@ -100,7 +110,8 @@ class _Job:
         settled = self.settled
         with cluster_for(settled.request) as cluster:
             chosen = cluster.settle_engine()
-            place = self._create(settled.plan({}, chosen.pop("outputs")), chosen)
+            plan = replace(settled.plan({}, chosen.pop("outputs")), codec=chosen.pop("codec"))
+            place = self._create(plan, chosen)
             cluster.fill(place, pending_units(place), chosen["engine"], self.meter.add, self.stop)
         self._finish(place)
 
@@ -118,6 +129,14 @@ class _Job:
             with open_session(self.settled, engine) as session:
                 fill_units(self.settled, session, place, units, meter=self.meter, stop=self.stop)
         self._finish(place)
+
+    def repair(self, place: Place) -> None:
+        """Look for damage, and make anew what it hit."""
+        plan = self.settled.plan(self.settled.provenance(), output_shapes(self.settled))
+        mark_for_repair(place, verify_store(place), plan)
+        if found := differences(stored_settings(place), plan_settings(plan)):
+            raise StoreError(f"{place} was made in another way ({'; '.join(found)}): repair it with its own command.")
+        self.resume(place)
 
     def append(self, place: Place) -> None:
         """Add what is new to a finished store."""
@@ -171,12 +190,25 @@ def open_feed(settled: Settled, units: Sequence[range]) -> Feed:
 
 
 def choose_engine(settled: Settled) -> dict[str, Any]:
-    """Settle the engine on the first batch; give ``engine``, ``engine_notes`` and the shapes of ``outputs``."""
-    units = settled.plan({}, {}).units()
-    with open_session(settled, settled.request.engine) as session, open_feed(settled, units[:1]) as feed:
-        session.run(next(iter(feed)).values)
+    """Settle what the first batch tells: ``engine``, ``engine_notes``, the ``codec``, and the shapes of ``outputs``."""
+    outputs = output_shapes(settled)
+    plan = settled.plan({}, outputs)
+    with open_session(settled, settled.request.engine) as session, open_feed(settled, plan.units()[:1]) as feed:
+        first = next(iter(feed))
+        codec = _with_codecs(settled, plan, first, session.run(first.values)).codec
         engine, notes = session.engine, list(session.engine_notes)
-    return {"engine": engine, "engine_notes": notes, "outputs": output_shapes(settled)}
+    return {"engine": engine, "engine_notes": notes, "outputs": outputs, "codec": codec}
+
+
+def _with_codecs(settled: Settled, plan: StorePlan, first: Fed, capture: Capture) -> StorePlan:
+    """Choose how each array is compressed by what the first batch gave, if that was left open."""
+    if settled.request.codec != "auto" or settled.request.reduce:
+        return plan
+    blocks = {layer.name: kept_block(settled, layer, capture, first)[0] for layer in settled.layers}
+    blocks |= {f"outputs/{name}": block for name, block in capture.outputs.items()}
+    if first.pictures is not None:
+        blocks["inputs"] = first.pictures
+    return replace(plan, codec=choose_codecs(plan, blocks))
 
 
 def fill_units(

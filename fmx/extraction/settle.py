@@ -18,6 +18,8 @@ from fmx.extraction.prepare import choose_preprocess, fit_input, takes_clips
 from fmx.extraction.request import Request
 from fmx.layers import LayerInfo
 from fmx.store import (
+    DEFAULT_CODEC,
+    Place,
     StorePlan,
     building_place,
     differences,
@@ -25,6 +27,7 @@ from fmx.store import (
     place_of,
     plan_settings,
     prepare_place,
+    read_layout,
     stored_settings,
 )
 
@@ -128,7 +131,7 @@ class Settled:
             picture=None if request.reduce else picture,
             outputs=outputs,
             dtype=request.dtype,
-            codec=request.codec,
+            codec=DEFAULT_CODEC if request.codec == "auto" else request.codec,
             channels=self.keep.channels,
             layer_timesteps=self._layer_timesteps(),
         )
@@ -233,7 +236,7 @@ def _to_go_on_with(settled: Settled) -> dict[str, Any]:
     place = building_place(request.to, overwrite=request.overwrite)
     if not is_fmx_store(place):
         return {}
-    stored = stored_settings(place)
+    stored = _stored(place, damaged=request.repair)
     if request.append:
         return {"stored": stored, "request": replace(request, batch_size=stored["batch_size"])}
     settled = _in_order_of(stored, settled)
@@ -255,9 +258,21 @@ def _to_go_on_with(settled: Settled) -> dict[str, Any]:
     }
 
 
+def _stored(place: Place, *, damaged: bool) -> dict[str, Any]:
+    """Read how a store was made; without the labels, where these may be what is damaged."""
+    try:
+        return stored_settings(place)
+    except StoreError:
+        if not damaged:
+            raise
+        return dict(read_layout(place).attributes)
+
+
 def _in_order_of(stored: Mapping[str, Any], settled: Settled) -> Settled:
     """Take samples and levels in the order of a store; what was appended comes last there."""
     index = {sample.id: i for i, sample in enumerate(settled.source.samples)}
+    if "samples" not in stored:
+        return settled
     samples, levels = stored["samples"], stored["noise"]
     if list(index) != samples and sorted(index) == sorted(samples):
         settled = replace(settled, source=settled.source.subset([index[sample] for sample in samples]))
@@ -306,6 +321,8 @@ def _load(request: Request, shape: Any) -> Model:
         input_shape=shape,
         layout=request.pictures.layout,
         allow_partial=request.allow_partial,
+        trust=request.trust,
+        operators=request.operators,
     )
 
 

@@ -14,7 +14,7 @@ from fmx.extraction.settle import Settled
 from fmx.layers import LayerInfo
 from fmx.store import UnitWriter
 
-__all__ = ["StoreSink", "by_timestep"]
+__all__ = ["StoreSink", "by_timestep", "kept_block"]
 
 
 def by_timestep(settled: Settled, layer: LayerInfo, block: NDArray[Any], rows: slice) -> tuple[NDArray[Any], slice]:
@@ -27,6 +27,12 @@ def by_timestep(settled: Settled, layer: LayerInfo, block: NDArray[Any], rows: s
     moved = np.moveaxis(block, 1 + layer.dims.index("z"), 1)
     steps = moved.shape[1]
     return moved.reshape(-1, *moved.shape[2:]), slice(rows.start * steps, rows.stop * steps)
+
+
+def kept_block(settled: Settled, layer: LayerInfo, capture: Capture, fed: Fed) -> tuple[NDArray[Any], slice]:
+    """Give what is kept of a layer's maps, of all channels, a timestep a row, and which rows of the unit these are."""
+    block, rows = by_timestep(settled, layer, capture[layer.name], fed.rows)
+    return settled.keep.summarise(settled.without_time(layer), block), rows
 
 
 class StoreSink:
@@ -51,8 +57,7 @@ class StoreSink:
             for layer in settled.layers:
                 if layer.name not in capture:
                     continue  # an append leaves out what is there
-                block, rows = by_timestep(settled, layer, capture[layer.name], fed.rows)
-                block = settled.keep.summarise(settled.without_time(layer), block)
+                block, rows = kept_block(settled, layer, capture, fed)
                 self._meter.nbytes += block.nbytes
                 self._writer.put(layer.name, rows, block, noise=fed.level)
             for name, block in capture.outputs.items():

@@ -25,6 +25,7 @@ from fmx.store.append import AppendPart, AppendPlan, AppendUnit, AppendWriter, a
 from fmx.store.codecs import choose_codecs
 from fmx.store.compare import differences, plan_settings, stored_settings
 from fmx.store.create import building_place, create_store, finish_store, prepare_place
+from fmx.store.encode import DEFAULT_CODEC
 from fmx.store.labels import relabel
 from fmx.store.layout import Layout, is_fmx_store, pending_units, read_layout, unusual_values
 from fmx.store.locks import StoreLock
@@ -39,6 +40,7 @@ from fmx.store.verify import Damage, Verification, verify_store
 from fmx.store.writer import StoreWriter
 
 __all__ = [
+    "DEFAULT_CODEC",
     "FORMAT",
     "AppendPart",
     "AppendPlan",

@@ -200,10 +200,20 @@ def read_array(place: Place, path: str) -> Any:
     """Read a whole small array, such as a coordinate, as the root's metadata has it.
 
     An array that the root does not know yet is read by its own metadata.
+
+    Raises
+    ------
+    StoreError
+        It is damaged.
     """
-    root = zarr.open_group(place.zarr(), mode="r", use_consolidated=True)
-    array = root[path] if path in root else zarr.open_array(place.zarr(), path=path, mode="r")
-    return array[...]
+    try:
+        root = zarr.open_group(place.zarr(), mode="r", use_consolidated=True)
+        array = root[path] if path in root else zarr.open_array(place.zarr(), path=path, mode="r")
+        return array[...]
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise StoreError(
+            f"{place} is damaged: its {path} can't be read; run the command that made it with --repair."
+        ) from error
 
 
 def unusual_values(to: str | Path | Place) -> dict[str, dict[str, int]]:
