@@ -457,3 +457,65 @@ def test_module_that_export_cannot_follow_is_not_compiled() -> None:
         model.session(["fc"], engine="compiled"),
     ):
         pass
+
+
+# -- ONNX Runtime ----------------------------------------------------------------------------------
+
+
+class Windows(nn.Module):
+    """Splits and joins the batch by sizes that a trace has to follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.token = nn.Parameter(torch.rand(1, 1, 4))
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count, _, y, x_size = x.shape
+        cells = self.conv(x).view(count, 4, y * x_size).transpose(1, 2)
+        cells = torch.cat([self.token.expand(count, -1, -1), cells], 1)
+        return self.attend(cells, cells, cells, need_weights=False)[0].reshape(count, -1)
+
+
+@pytest.mark.parametrize("form", ["module", "exported"])
+def test_sizes_and_attention_are_exported_for_any_batch(form: str, export: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    net = Windows().eval()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model = fmx.load(export(net, (3, 4, 4), form), input_shape=(3, 4, 4))
+    data = np.random.default_rng(0).random((7, 3, 4, 4), dtype=np.float32)
+    with model.session(["conv"], outputs=True) as session:
+        wanted = session.run(data)
+    with model.session(["conv"], engine="onnxruntime", outputs=True) as session:
+        got = session.run(data)
+    close(got["conv"], wanted["conv"], "conv")
+    close(got.outputs["output"], wanted.outputs["output"], "output")
+    assert torch.backends.mha.get_fastpath_enabled() is fast
+
+
+def test_export_that_gives_other_values_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x) * float(len(x))
+
+    class Fits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.adaptive_avg_pool2d(self.conv(x), 3)
+
+    for net, shape, said in ((Counts(), (3,), "values that differ by"), (Fits(), (3, 4, 4), "can't be exported")):
+        model = fmx.load(net.eval(), input_shape=shape)
+        with (
+            pytest.raises(ModelError, match=f"engine onnxruntime can't run this model: .*{said}"),
+            model.session([model.layers[0].name], engine="onnxruntime", outputs=True),
+        ):
+            pass
+    assert capfd.readouterr().out == ""

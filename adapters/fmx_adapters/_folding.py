@@ -10,7 +10,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fmx_adapters._fx import Aliases
 
-__all__ = ["fold_batch_norms", "relax_views"]
+__all__ = ["fold_batch_norms", "follow_sizes", "relax_views"]
+
+_ATEN = torch.ops.aten
+# Tracing follows sizes through methods of tensors; through operators they are numbers to it.
+_FOLLOWED: dict[Any, str] = {
+    _ATEN.sym_size.int: "size",
+    _ATEN.size.int: "size",
+    _ATEN.size.default: "size",
+    _ATEN.view.default: "view",
+    _ATEN.reshape.default: "reshape",
+    _ATEN.expand.default: "expand",
+    _ATEN.repeat.default: "repeat",
+}
+# Between numbers and tensors, which sizes are both in a trace.
+_CONVERSIONS = {torch.ops.prim.NumToTensor.Scalar, _ATEN.Int.Tensor, _ATEN.Int.Scalar}
 
 # By their name, and where their weight and bias are among their arguments.
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution", "_convolution"}
@@ -130,6 +144,17 @@ def relax_views(module: fx.GraphModule) -> None:
     """
     aliases = Aliases(module.graph)
     for node in module.graph.nodes:
-        if node.target is torch.ops.aten.view.default and not aliases.written_after(node, -1):
-            node.target = torch.ops.aten.reshape.default
+        if node.target is _ATEN.view.default and not aliases.written_after(node, -1):
+            node.target = _ATEN.reshape.default
+    module.recompile()
+
+
+def follow_sizes(module: fx.GraphModule) -> None:
+    """Let a trace of the module follow the sizes of tensors, so that they are not those of the traced batch."""
+    for node in list(module.graph.nodes):
+        if node.target in _CONVERSIONS:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        elif node.target in _FOLLOWED and len(node.args) == len(node.target._schema.arguments[:2]):
+            node.op, node.target, node.kwargs = "call_method", _FOLLOWED[node.target], {}
     module.recompile()

@@ -22,7 +22,7 @@ from fmx.layers import LayerInfo
 from fmx_adapters._compiling import SMALLEST_BATCH, compiled
 from fmx_adapters._devices import placed
 from fmx_adapters._engines import Candidate, cant_run
-from fmx_adapters._folding import fold_batch_norms, relax_views
+from fmx_adapters._folding import fold_batch_norms, follow_sizes, relax_views
 from fmx_adapters._fx import cut_graph, move_graph
 from fmx_adapters._runtime import FlatModule, RuntimeSession
 from fmx_adapters._session import How, Tensors, TorchSession
@@ -189,6 +189,7 @@ def _in_onnx(program: Program, layers: Sequence[LayerInfo], how: How) -> Session
     def export() -> FlatModule:
         cpu = torch.device("cpu")
         cut = placed(copy.deepcopy(program.cut(layers, outputs=how.outputs)), cpu, own=True)
+        follow_sizes(cut)
         pairs = zip(program.inputs, program.dtypes, strict=True)
         return FlatModule(cut, [cut], [probe_batch(info.shape, dtype, cpu) for info, dtype in pairs])
 
