@@ -15,7 +15,7 @@ from fmx.adapter import InputInfo
 from fmx_adapters import _axes
 from fmx_adapters._axes import Axes
 
-__all__ = ["follow_axes"]
+__all__ = ["follow_axes", "split_values"]
 
 Shape = tuple[int, ...]
 
@@ -53,6 +53,12 @@ def follow_axes(
                 if axes is not None and len(axes) == len(shapes[name]):
                     found[name] = axes
     return found
+
+
+def split_values(axes: Mapping[str, Axes]) -> set[str]:
+    """List the values in which an axis of the maps is in several pieces, as windows are made and put together."""
+    pieces = {name: [role for role in _axes.roles_of(found) if role in {"z", "y", "x"}] for name, found in axes.items()}
+    return {name for name, roles in pieces.items() if len(set(roles)) < len(roles)}
 
 
 class _Node:

@@ -21,7 +21,7 @@ from fmx_adapters._axes import roles_of
 from fmx_adapters._batches import run_in_slices
 from fmx_adapters._engines import Candidate, Terms, pick_engine
 from fmx_adapters._model import ProbedModel, layout_option
-from fmx_adapters.onnx.axes import follow_axes
+from fmx_adapters.onnx.axes import follow_axes, split_values
 from fmx_adapters.onnx.graph import cut_graph, graph_inputs, hash_model, read_model
 from fmx_adapters.onnx.inputs import DeclaredInput, settle_inputs
 from fmx_adapters.onnx.names import computed_values, constant_values, named_values
@@ -155,7 +155,7 @@ class OnnxModel(ProbedModel):
         like = {name: array.ndim for name, array in arrays.items() if _is_layer(array, batch)}
         shapes = {name: array.shape for name, array in arrays.items()}
         axes = follow_axes(graph, constant_values(graph), shapes, self._inputs, batch)
-        for n in named_values(graph, like):
+        for n in named_values(graph, like, split_values(axes)):
             if n.value in like:
                 array = arrays[n.value]
                 shape = tuple(array.shape[1:])

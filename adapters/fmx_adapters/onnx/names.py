@@ -11,7 +11,8 @@ gives what the batch norm gave, so it is listed under the batch norm's name: a n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -47,6 +48,16 @@ class _Graph:
     def _computes(self, node: onnx.NodeProto) -> bool:
         return any(name and name not in self.constants for name in node.input)
 
+    def only_reshaped(self) -> set[str]:
+        """List the values of which nothing is made but other shapes."""
+        users: dict[str, set[str]] = defaultdict(set)
+        for node in self.nodes:
+            for name in node.input:
+                users[name].add(node.op_type)
+        for output in self.proto.output:
+            users[output.name].add("")
+        return {name for name, kinds in users.items() if kinds == {"Reshape"}}
+
     def words(self, node: onnx.NodeProto) -> tuple[str | None, str]:
         """Give operation and kind of a node."""
         return words_of(node, self._ranks.get(node.output[0], 0), _clip_limits(node, self.constants))
@@ -57,7 +68,9 @@ def computed_values(graph: onnx.GraphProto) -> list[str]:
     return [output for node in _Graph(graph, {}).nodes for output in node.output if output]
 
 
-def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[NamedValue[str]]:
+def named_values(
+    graph: onnx.GraphProto, ranks: Mapping[str, int], split: Collection[str] = ()
+) -> list[NamedValue[str]]:
     """Name the values of a graph in the order of computation.
 
     Parameters
@@ -65,6 +78,10 @@ def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[Named
     graph : onnx.GraphProto
     ranks : mapping of str to int
         Number of axes, batch and channel included, of each value that can be a layer.
+    split : collection of str
+        Values in which an axis of the maps is in several pieces. Where all that follows is a reshape, a module that
+        seems to put one out put it together first: the newer exporter merges the last reshape of a module with the
+        first of the next. Such a module has no name, as its value is not in the graph.
 
     Returns
     -------
@@ -76,7 +93,8 @@ def named_values(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> list[Named
         steps = read(whole)
         if steps is not None:
             outputs = [output.name for output in graph.output]
-            return name_steps([_only_layers(step, ranks) for step in steps], outputs, choose=partial(_choose, ranks))
+            choose = partial(_choose, ranks, whole.only_reshaped().intersection(split))
+            return name_steps([_only_layers(step, ranks) for step in steps], outputs, choose=choose)
     return [
         NamedValue(output, whole.words(node)[1], output) for node in whole.nodes for output in node.output if output
     ]
@@ -87,10 +105,10 @@ def _only_layers(step: Step, ranks: Mapping[str, int]) -> Step:
     return step if step.value in ranks else replace(step, op=None)
 
 
-def _choose(ranks: Mapping[str, int], leaving: Sequence[str]) -> str | None:
+def _choose(ranks: Mapping[str, int], unfinished: Collection[str], leaving: Sequence[str]) -> str | None:
     """Say which value is a module's output: the only one that can be a layer; of several the graph does not tell."""
     found = [value for value in leaving if value in ranks]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and found[0] not in unfinished else None
 
 
 def constant_values(graph: onnx.GraphProto) -> dict[str, Any]:
