@@ -26,7 +26,7 @@ from fmx.store.labels import label_chunks
 from fmx.store.layout import Layout, read_root
 from fmx.store.places import Place, place_of, written_to
 from fmx.store.plan import StorePlan
-from fmx.store.schema import APPENDING, ROOT, SAMPLE_LABELS, layer_key
+from fmx.store.schema import APPENDING, ROOT, layer_key
 from fmx.store.unit_writer import UnitWriter, _Unit
 
 __all__ = ["AppendPart", "AppendPlan", "AppendUnit", "AppendWriter", "append_plan", "finish_append"]
@@ -253,12 +253,12 @@ def finish_append(to: str | Path | Place) -> None:
     with written_to(place):
         nodes = growth.root["consolidated_metadata"]["metadata"]
         objects: dict[str, bytes] = {}
-        for name in (*SAMPLE_LABELS, "noise"):
-            values = growth.levels if name == "noise" else growth.labels[name]
+        for name, values in {**growth.labels, "noise": growth.levels}.items():
             objects |= label_chunks(name, nodes[name], values)
         arrays = {path: node for path, node in nodes.items() if node["node_type"] == "array"}
         objects |= {f"{path}/{ROOT}": json.dumps(node, indent=2).encode() for path, node in arrays.items()}
         place.write_many(objects)
+        place.sweep()
         # With this all of it is there.
         place.write(ROOT, json.dumps(growth.root, indent=2).encode())
         if "analysis" not in nodes:

@@ -138,6 +138,7 @@ def finish_store(place: Place) -> None:
     if missing:
         raise StoreError(f"{place} is not finished: {sum(map(len, missing))} samples are missing; extract them first.")
     with written_to(place):
+        place.sweep()
         change_root(place, {"completeness": "complete"})
         if isinstance(place, FolderPlace) and place.replaces is not None:
             _take_place(place.path, place.replaces.resolve())
@@ -181,7 +182,7 @@ def hierarchy(plan: StorePlan, unit: int | None = None) -> dict[str, bytes]:
         **plan.attributes,
         "completeness": "partial",
         # xarray's mark for what labels the axes without being an axis itself.
-        "coordinates": "path label complete",
+        "coordinates": " ".join(["path", "label", *plan.more_labels, "complete"]),
     }
     memory = MemoryStore()
     root = zarr.create_group(memory, zarr_format=3, attributes=about)
@@ -198,8 +199,12 @@ def hierarchy(plan: StorePlan, unit: int | None = None) -> dict[str, bytes]:
 def _write_labels(root: Any, plan: StorePlan, unit: int) -> None:
     for name, values in (("sample", plan.samples), ("path", plan.paths), ("label", plan.labels)):
         _label(root, name, np.asarray(values, dtype=object), "sample", str)
+    for name, more in plan.more_labels.items():
+        kind = np.asarray(more).dtype
+        textual = kind.kind not in "iuf"
+        _label(root, name, np.asarray(more, object if textual else kind), "sample", str if textual else str(kind))
     noise = np.asarray(plan.noise, dtype=np.float64)
-    _label(root, "noise", noise, "noise", "float64", {"long_name": "standard deviation of the added noise"})
+    _label(root, "noise", noise, "noise", "float64", {"long_name": plan.noise_words})
     if plan.shared_timesteps:
         _label(root, "timestep", np.arange(plan.timesteps), "timestep", "int64")
     root.create_array(

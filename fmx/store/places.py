@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmx.errors import StoreError
+from fmx.store.schema import PARTIAL
 
 __all__ = ["FolderPlace", "Part", "Place", "place_of", "written_to"]
 
@@ -81,6 +82,10 @@ class Place(ABC):
         kept = set(keep)
         self.delete([name for name, _ in self.list() if name not in kept])
 
+    def sweep(self) -> None:
+        """Delete what writes have left that were interrupted, where they leave anything; only while nobody writes."""
+        return
+
     def write_many(self, objects: Mapping[str, bytes]) -> None:
         """Write objects in any order."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -123,23 +128,32 @@ class FolderPlace(Place):
             return None
 
     def write(self, name: str, *parts: Part) -> None:
-        target = self.path / name
-        beside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+        target, partial = self.path / name, self.path / f"{PARTIAL}{uuid.uuid4().hex}"
         try:
-            try:
-                file = beside.open("xb", buffering=0)
-            except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file = beside.open("xb", buffering=0)
-            with file:
+            with self._opened(partial) as file:
                 for part in parts:
                     _write_all(file, part)
                 os.fsync(file.fileno())
-            beside.replace(target)
+            try:
+                partial.replace(target)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial.replace(target)
         except BaseException:
             with suppress(OSError):
-                beside.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
             raise
+
+    def _opened(self, path: Path) -> Any:
+        try:
+            return path.open("xb", buffering=0)
+        except FileNotFoundError:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return path.open("xb", buffering=0)
+
+    def sweep(self) -> None:
+        for path in self.path.glob(f"{PARTIAL}*"):
+            path.unlink(missing_ok=True)
 
     def create(self, name: str, data: bytes) -> bool:
         try:

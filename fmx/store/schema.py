@@ -27,6 +27,7 @@ __all__ = [
     "LEADING_DIMS",
     "LOCK",
     "MAKING",
+    "PARTIAL",
     "ROOT",
     "SAMPLE_LABELS",
     "chunk_shape",
@@ -46,6 +47,7 @@ EVERY_CHUNK = "every_chunk_is_written"
 LOCK = ".fmx-lock"
 MAKING = ".fmx-making"
 APPENDING = ".fmx-append"
+PARTIAL = ".fmx-partial-"
 COUNTS = {
     "nan": "values that are not a number",
     "inf": "infinite values",

@@ -304,7 +304,7 @@ def _orphans(place: Place, root: Mapping[str, Any], appending: bool) -> list[str
     known = {ROOT, LOCK, MAKING, *(f"{path}/{ROOT}" for path in nodes)}
     found: list[str] = []
     for name, _ in place.list():
-        if name in known or _is_chunk(name, nodes) or (appending and not name.endswith(".partial")):
+        if name in known or _is_chunk(name, nodes) or (appending and name.startswith(APPENDING)):
             continue
         found.append(name)
         if len(found) == _MOST_ORPHANS:
