@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fmx import analyze, render, testing
     from fmx.adapter import load
-    from fmx.extraction import PictureOptions, extract
+    from fmx.extraction import PictureOptions, Recorder, extract
     from fmx.store import open_store
 
-__all__ = ["PictureOptions", "analyze", "extract", "load", "open_store", "render", "testing"]
+__all__ = ["PictureOptions", "Recorder", "analyze", "extract", "load", "open_store", "render", "testing"]
 
 __version__ = version("fmx")
 
 _HOMES = {
     "PictureOptions": "fmx.extraction",
+    "Recorder": "fmx.extraction",
     "extract": "fmx.extraction",
     "load": "fmx.adapter",
     "open_store": "fmx.store",

@@ -5,6 +5,7 @@ from fmx.extraction.bench import bench
 from fmx.extraction.estimate import Estimate, estimate
 from fmx.extraction.pipeline import Status
 from fmx.extraction.prepare import PictureOptions
+from fmx.extraction.recorder import Recorder
 from fmx.extraction.request import Request
 from fmx.extraction.run import run
 from fmx.extraction.settle import Settled, settle
@@ -12,6 +13,7 @@ from fmx.extraction.settle import Settled, settle
 __all__ = [
     "Estimate",
     "PictureOptions",
+    "Recorder",
     "Request",
     "Settled",
     "Status",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import Any
 
@@ -19,6 +17,7 @@ from fmx.extraction.pipeline import Course, Handover, Meter, Progress, Sink, Sta
 from fmx.extraction.reduction import ReduceSink, finish_reduction
 from fmx.extraction.settle import Settled, output_shapes
 from fmx.extraction.sinks import StoreSink, kept_block
+from fmx.extraction.versions import versions
 from fmx.store import (
     Place,
     Store,
@@ -146,7 +145,7 @@ class _Job:
 
     def _create(self, plan: Any, chosen: dict[str, Any]) -> Place:
         settled = self.settled
-        about = settled.provenance() | settled.circumstances() | chosen | {"versions": _versions()}
+        about = settled.provenance() | settled.circumstances() | chosen | {"versions": versions()}
         return create_store(settled.request.to, replace(plan, attributes=about), overwrite=settled.request.overwrite)
 
     def _finish(self, place: Place) -> None:
@@ -278,11 +277,3 @@ def _silent(_status: Status) -> None:
 
 def _never() -> bool:
     return False
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("fmx", "torch", "onnxruntime-gpu", "onnxruntime", "numpy", "zarr"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

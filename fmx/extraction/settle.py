@@ -134,6 +134,7 @@ class Settled:
             codec=DEFAULT_CODEC if request.codec == "auto" else request.codec,
             channels=self.keep.channels,
             layer_timesteps=self._layer_timesteps(),
+            noise_words=self.perturbation.unit,
         )
 
     def _layer_timesteps(self) -> dict[str, list[float]]:

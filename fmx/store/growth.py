@@ -29,7 +29,7 @@ class Growth:
     samples: int
     noise: int
     new_keys: tuple[str, ...]
-    labels: Mapping[str, list[str]]
+    labels: Mapping[str, list[Any]]
     levels: list[float]
 
     @property
@@ -79,9 +79,11 @@ def settle_growth(place: Place, root: Mapping[str, Any], stored: Mapping[str, An
     layout = layout_of(root)
     known = set(stored["samples"])
     added = [i for i, sample in enumerate(plan.samples) if sample not in known]
-    labels = {name: [str(v) for v in read_array(place, name)] for name in SAMPLE_LABELS}
-    for name, values in (("sample", plan.samples), ("path", plan.paths), ("label", plan.labels)):
-        labels[name] += [values[i] for i in added]
+    labels: dict[str, list[Any]] = {name: [str(v) for v in read_array(place, name)] for name in SAMPLE_LABELS}
+    labels |= {name: read_array(place, name).tolist() for name in more_labels(root)}
+    wanted = {"sample": plan.samples, "path": plan.paths, "label": plan.labels, **plan.more_labels}
+    for name in labels:
+        labels[name] += [wanted[name][i] for i in added]
     levels = [*stored["noise"], *(float(v) for v in plan.noise if float(v) not in stored["noise"])]
     new_keys = tuple(layer.name for layer in plan.layers if layer.name not in layout.arrays)
     if (new_keys or len(levels) > len(stored["noise"])) and not known <= set(plan.samples):
@@ -112,6 +114,12 @@ def settle_growth(place: Place, root: Mapping[str, Any], stored: Mapping[str, An
     return Growth(grown, len(stored["samples"]), len(stored["noise"]), new_keys, labels, levels)
 
 
+def more_labels(root: Mapping[str, Any]) -> list[str]:
+    """List the labels of samples that a store has besides those that all have."""
+    known = {*SAMPLE_LABELS, "complete"}
+    return [name for name in str(root["attributes"].get("coordinates", "")).split() if name not in known]
+
+
 def below(path: str, groups: Sequence[str]) -> bool:
     return any(path == group or path.startswith(f"{group}/") for group in groups)
 
@@ -129,7 +137,7 @@ def _attributes(stored: Mapping[str, Any], plan: StorePlan, new_keys: Sequence[s
 
 
 def new_layers(
-    plan: StorePlan, new_keys: Sequence[str], labels: Mapping[str, list[str]], levels: Sequence[float]
+    plan: StorePlan, new_keys: Sequence[str], labels: Mapping[str, list[Any]], levels: Sequence[float]
 ) -> StorePlan:
     """Plan the new layers alone, for all samples and levels."""
     return replace(

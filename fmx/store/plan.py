@@ -97,6 +97,10 @@ class StorePlan:
         Channels that are kept of a layer, by its name; all of them where it is not named.
     layer_timesteps : mapping of str to sequence of float
         Timesteps of a layer (or of all ``outputs``), in frames of the input, where they are not 0, 1, ….
+    more_labels : mapping of str to sequence of int, float or str
+        Further labels of the samples, such as ``epoch``.
+    noise_words : str
+        What a level on the noise axis means.
     """
 
     samples: Sequence[str]
@@ -113,6 +117,8 @@ class StorePlan:
     codec: str | Mapping[str, str] = DEFAULT_CODEC
     channels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     layer_timesteps: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    more_labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    noise_words: str = "standard deviation of the added noise"
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:

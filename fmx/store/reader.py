@@ -89,7 +89,8 @@ class Store:
         info = self._find(name)
         dataset = self.tree[f"layers/{layer_key(info.name)}"].to_dataset()[["activation"]]
         root = self.tree.to_dataset()
-        return self._whole(dataset.assign_coords(path=root["path"], label=root["label"]))
+        labels = {name: root[name] for name in root.coords if root[name].dims == ("sample",)}
+        return self._whole(dataset.assign_coords({k: v for k, v in labels.items() if k not in {"sample", "complete"}}))
 
     def _whole(self, data: X) -> X:
         """Leave out the samples that are not wholly there."""
@@ -194,7 +195,8 @@ def open_store(path: str | Path | Place) -> Store:
     gathered = root.get("consolidated_metadata") is not None
     tree = xr.open_datatree(_for_xarray(place), engine="zarr", chunks={}, consolidated=gathered)
     # Labels are small, and grouping and selecting by them needs their values.
-    labels = {name: tree[name].load() for name in ("path", "label") if name in tree}
+    named = [name for name in str(root["attributes"].get("coordinates", "path label")).split() if name != "complete"]
+    labels = {name: tree[name].load() for name in named if name in tree}
     labels["complete"] = _complete(tree)
     tree.coords.update(labels)
     return Store(place, tree)

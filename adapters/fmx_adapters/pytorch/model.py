@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
-from fmx.adapter import InputInfo, Session, resolve
+from fmx.adapter import InputInfo, Model, Session, resolve
 from fmx.errors import ModelError
 from fmx.layers import LayerInfo
 from fmx.naming import PassTrace
@@ -37,6 +38,7 @@ from fmx_adapters._torch import (
 from fmx_adapters._torch_axes import AxisTracker
 from fmx_adapters.pytorch.differentiable import WatchedModule
 from fmx_adapters.pytorch.engines import FORMS, exported_program, flat_copy, wanted_paths
+from fmx_adapters.pytorch.recording import PassRecorder, inputs_of
 from fmx_adapters.pytorch.session import PyTorchSession, split_arguments
 from fmx_adapters.pytorch.watch import Watcher
 
@@ -122,6 +124,34 @@ class PyTorchModel(ProbedModel):
         """Return a differentiable copy of the network; see `WatchedModule`."""
         probed = self._probed
         return WatchedModule(self.module, probed.keys, probed.overwritten, relu)
+
+    def recording(
+        self,
+        wanted: Callable[[], bool],
+        choose: Callable[[Model], Sequence[LayerInfo]],
+        take: Callable[[dict[str, NDArray[Any]]], None],
+    ) -> PassRecorder:
+        """Take values out of passes that somebody else runs, inside a context.
+
+        Parameters
+        ----------
+        wanted : callable
+            Asked before each pass whether to record it.
+        choose : callable
+            Given this model for the input of the pass, says which layers; asked once for each shape of the input.
+        take : callable
+            Given the values (sample, …native) by layer, once the pass is over.
+        """
+        known: dict[Any, dict[Key, str]] = {}
+
+        def layers(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[Key, str]:
+            inputs = inputs_of(self.module, arguments, keywords, self.source)
+            if inputs not in known:
+                model = PyTorchModel(self.module, self.source, [inputs], self.preprocessing, self.notes)
+                known[inputs] = {model._probed.keys[layer.name]: layer.name for layer in choose(model)}
+            return known[inputs]
+
+        return PassRecorder(self.module, wanted, layers, take)
 
     def _running(
         self,

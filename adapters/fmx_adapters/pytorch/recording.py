@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -10,16 +11,42 @@ from typing import Any, Self
 import torch
 from numpy.typing import NDArray
 
-from fmx_adapters._torch import Key, tensors_in, to_array
+from fmx.adapter import InputInfo
+from fmx.errors import ModelError
+from fmx_adapters._torch import Key, dtype_name, picture_input, tensors_in, to_array
 from fmx_adapters.pytorch.watch import Watcher
 
-__all__ = ["PassRecorder"]
+__all__ = ["PassRecorder", "inputs_of"]
 
 Layers = Mapping[Key, str]
 
 
+def inputs_of(
+    module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], source: str
+) -> tuple[InputInfo, ...]:
+    """Describe the inputs of a pass by its arguments.
+
+    Raises
+    ------
+    ModelError
+        One is no tensor, so that the layers can't be found out.
+    """
+    names = list(inspect.signature(module.forward).parameters)
+    given = [*zip(names if len(arguments) > 1 else ["input"], arguments, strict=False), *keywords.items()]
+    infos = []
+    for name, value in given:
+        if not isinstance(value, torch.Tensor) or value.dim() == 0:
+            raise ModelError(f"{source} was given a {type(value).__name__} as {name}: only tensors can be recorded.")
+        infos.append(picture_input(value.shape[1:], None) if len(given) == 1 else _info(name, value))
+    return tuple(infos)
+
+
+def _info(name: str, value: torch.Tensor) -> InputInfo:
+    return InputInfo(name, tuple(value.shape[1:]), dtype_name(value.dtype))
+
+
 class PassRecorder:
-    """Hooks on the root of a module, inside a context; what lies below gets hooks only for the passes that are recorded.
+    """Hooks on the root of a module, inside a context; what lies below gets hooks for the recorded passes alone.
 
     Values are copied when they arise, as the pass that goes on may overwrite them, and are detached from its gradients.
 
@@ -29,7 +56,7 @@ class PassRecorder:
     wanted : callable
         Asked before each pass whether it is to be recorded.
     layers : callable
-        Given the arguments of the pass, says which values are taken: ``{key: layer name}``.
+        Given the arguments of the pass by position and by name, says which values are taken: ``{key: layer name}``.
     take : callable
         Given the values (sample, …native) by name when the pass is over.
     """
@@ -38,7 +65,7 @@ class PassRecorder:
         self,
         module: torch.nn.Module,
         wanted: Callable[[], bool],
-        layers: Callable[[tuple[Any, ...]], Layers],
+        layers: Callable[[tuple[Any, ...], Mapping[str, Any]], Layers],
         take: Callable[[dict[str, NDArray[Any]]], None],
     ) -> None:
         self._module = module
@@ -51,7 +78,7 @@ class PassRecorder:
         self._inside = False
 
     def __enter__(self) -> Self:
-        before = self._module.register_forward_pre_hook(self._begin, prepend=True)
+        before = self._module.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True)
         after = self._module.register_forward_hook(self._end, always_call=True)
         self._hooks.callback(before.remove)
         self._hooks.callback(after.remove)
@@ -63,12 +90,12 @@ class PassRecorder:
         self._hooks.close()
         self._stop()
 
-    def _begin(self, module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+    def _begin(self, module: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if self._inside or not self._wanted():
             return
         self._inside = True  # the pass that finds out the layers is not recorded
         try:
-            wanted = self._layers(arguments)
+            wanted = self._layers(arguments, keywords)
         finally:
             self._inside = False
 
