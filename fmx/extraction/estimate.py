@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmx.errors import DataError, StoreError
 from fmx.extraction.settle import Settled
-from fmx.store import Store, StorePlan, building_place, writer_bytes
+from fmx.store import Store, StorePlan, building_place, encoded_ratio, hierarchy, writer_bytes
 
-__all__ = ["Estimate", "buffers_within", "check_room", "estimate"]
+__all__ = ["Estimate", "buffers_within", "check_room", "compressed_bytes", "estimate"]
 
 _BATCHES = 3
 _BUFFERS = 2
+_SAMPLES_TRIED = 4
 # Batches in memory ahead of the model, and captured ones behind it.
 _BATCHES_READ = 5
 _BATCHES_CAPTURED = 3
@@ -89,7 +92,7 @@ def estimate(settled: Settled) -> Estimate:
         rows=rows,
         nbytes=nbytes,
         ratio=ratio,
-        objects=sum(row["objects"] for row in rows) + 3 * len(rows) + len(plan.units()),
+        objects=len(hierarchy(plan)) + sum(row["objects"] for row in rows) + len(plan.units()),
         memory=memory,
         seconds=seconds,
         free=free_bytes(settled),
@@ -97,6 +100,18 @@ def estimate(settled: Settled) -> Estimate:
     )
     check_room(settled, found.disk_bytes)
     return found
+
+
+def compressed_bytes(plan: StorePlan, blocks: Mapping[str, NDArray[Any]]) -> int:
+    """Say about how large a store will be, if all of it can be compressed as well as these first blocks."""
+    total = 0.0
+    for key, spec in plan.arrays().items():
+        nbytes = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+        block = blocks.get(key)
+        total += nbytes * (
+            1.0 if block is None else encoded_ratio(spec.codec, np.ascontiguousarray(block[:_SAMPLES_TRIED]))
+        )
+    return math.ceil(total)
 
 
 def _row(key: str, spec: Any, samples: int) -> dict[str, Any]:
@@ -133,7 +148,9 @@ def _calibrate(settled: Settled) -> tuple[float, float, int, str]:
     last = marks[-1]
     first = marks[0] if len(marks) > 1 else replace(last, done=0, seconds=0.0)
     rate = (last.done - first.done) / max(last.seconds - first.seconds, 1e-9)
-    return len(samples) / rate, raw / max(stored, 1), _peak_memory(), last.bottleneck
+    # Summaries alone take next to nothing.
+    ratio = raw / stored if raw and stored else 1.0
+    return len(samples) / rate, ratio, _peak_memory(), last.bottleneck
 
 
 def _raw_bytes(store: Store) -> int:

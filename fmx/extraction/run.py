@@ -11,7 +11,7 @@ from typing import Any
 
 from fmx.adapter import Batch, Capture, Session, run_all
 from fmx.errors import StoreError
-from fmx.extraction.estimate import buffers_within
+from fmx.extraction.estimate import buffers_within, check_room, compressed_bytes
 from fmx.extraction.feed import Fed, Feed
 from fmx.extraction.pipeline import Course, Handover, Meter, Progress, Sink, Status
 from fmx.extraction.reduction import ReduceSink, finish_reduction
@@ -95,7 +95,7 @@ class _Job:
             feed = stack.enter_context(open_feed(settled, plan.units()))
             batches = iter(feed)
             first = next(batches)
-            plan = _with_codecs(settled, plan, first, session.run(first.values))
+            plan = _fitted(settled, plan, first, session.run(first.values))
             buffers = buffers_within(settled, plan)
             place = self._create(plan, {"engine": session.engine, "engine_notes": list(session.engine_notes)})
             with UnitWriter(place, buffers=buffers) as writer:
@@ -194,20 +194,29 @@ def choose_engine(settled: Settled) -> dict[str, Any]:
     plan = settled.plan({}, outputs)
     with open_session(settled, settled.request.engine) as session, open_feed(settled, plan.units()[:1]) as feed:
         first = next(iter(feed))
-        codec = _with_codecs(settled, plan, first, session.run(first.values)).codec
+        codec = _fitted(settled, plan, first, session.run(first.values)).codec
         engine, notes = session.engine, list(session.engine_notes)
     return {"engine": engine, "engine_notes": notes, "outputs": outputs, "codec": codec}
 
 
-def _with_codecs(settled: Settled, plan: StorePlan, first: Fed, capture: Capture) -> StorePlan:
-    """Choose how each array is compressed by what the first batch gave, if that was left open."""
-    if settled.request.codec != "auto" or settled.request.reduce:
+def _fitted(settled: Settled, plan: StorePlan, first: Fed, capture: Capture) -> StorePlan:
+    """Choose how each array is compressed by what the first batch gave, if that was left open.
+
+    Raises
+    ------
+    StoreError
+        A store of that size does not fit its disk.
+    """
+    if settled.request.reduce:
         return plan
     blocks = {layer.name: kept_block(settled, layer, capture, first)[0] for layer in settled.layers}
     blocks |= {f"outputs/{name}": block for name, block in capture.outputs.items()}
     if first.pictures is not None:
         blocks["inputs"] = first.pictures
-    return replace(plan, codec=choose_codecs(plan, blocks))
+    if settled.request.codec == "auto":
+        plan = replace(plan, codec=choose_codecs(plan, blocks))
+    check_room(settled, compressed_bytes(plan, blocks))
+    return plan
 
 
 def fill_units(

@@ -22,9 +22,9 @@ What is added to a finished store goes the same way, with `append_plan`, `Append
 """
 
 from fmx.store.append import AppendPart, AppendPlan, AppendUnit, AppendWriter, append_plan, finish_append
-from fmx.store.codecs import choose_codecs
+from fmx.store.codecs import choose_codecs, encoded_ratio
 from fmx.store.compare import differences, plan_settings, stored_settings
-from fmx.store.create import building_place, create_store, finish_store, prepare_place
+from fmx.store.create import building_place, create_store, finish_store, hierarchy, prepare_place
 from fmx.store.encode import DEFAULT_CODEC
 from fmx.store.labels import relabel
 from fmx.store.layout import Layout, is_fmx_store, pending_units, read_layout, unusual_values
@@ -60,8 +60,10 @@ __all__ = [
     "choose_codecs",
     "create_store",
     "differences",
+    "encoded_ratio",
     "finish_append",
     "finish_store",
+    "hierarchy",
     "is_fmx_store",
     "layer_key",
     "mark_for_repair",
