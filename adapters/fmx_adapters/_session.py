@@ -55,8 +55,10 @@ class How:
         """
         dtype = parse_precision(self.precision) or own
         tolerance = max(TOLERANCE, 4 * torch.finfo(dtype).eps) if dtype in _HALF else TOLERANCE
+        if self.device == "cpu":
+            return Terms(tolerance, self.expected_batches, on_cpu=True)
         # A few samples don't fill a GPU, and say little about many.
-        return Terms(tolerance, self.expected_batches, **({} if self.device == "cpu" else {"timed_samples": None}))
+        return Terms(tolerance, self.expected_batches, timed_samples=None)
 
 
 class TorchSession(ABC):
