@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
 }
+_WAITS = (0.2, 1.0, 5.0)
 _TIMEOUTS = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
 
 
@@ -91,8 +93,9 @@ class ObjectPlace(Place):
     def write(self, name: str, *parts: Part) -> None:
         import obstore
 
+        data = _joined(parts)
         with self._told(name):
-            obstore.put(self.store, name, _joined(parts), use_multipart=False)
+            _insist(partial(obstore.put, self.store, name, data, use_multipart=False))
 
     def create(self, name: str, data: bytes) -> bool:
         import obstore
@@ -118,7 +121,7 @@ class ObjectPlace(Place):
         with self._told(""):
             for start in range(0, len(wanted), 1000):
                 with suppress(FileNotFoundError):
-                    obstore.delete(self.store, wanted[start : start + 1000])
+                    _insist(partial(obstore.delete, self.store, wanted[start : start + 1000]))
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
@@ -127,6 +130,20 @@ class ObjectPlace(Place):
             yield
         except _failures() as error:
             raise OSError(f"{name}: {_reason(error)}" if name else _reason(error)) from error
+
+
+def _insist(act: Callable[[], Any]) -> None:
+    """Do again what failed: a write or a deletion that is done twice does no harm, which obstore can't know."""
+    from obstore.exceptions import GenericError
+
+    for wait in (*_WAITS, None):
+        try:
+            act()
+            return
+        except GenericError:
+            if wait is None:
+                raise
+            time.sleep(wait)
 
 
 def _failures() -> type[Exception]:

@@ -131,9 +131,9 @@ def read_root(place: Place) -> dict[str, Any] | None:
     Raises
     ------
     StoreError
-        It is damaged.
+        It is damaged, or can't be reached.
     """
-    data = place.read(ROOT)
+    data = _read(place)
     if data is None:
         return None
     try:
@@ -145,11 +145,28 @@ def read_root(place: Place) -> dict[str, Any] | None:
         ) from error
 
 
-def is_fmx_store(to: str | Path | Place) -> bool:
-    """Say whether there is an fmx store, whole or not."""
+def _read(place: Place) -> bytes | None:
     try:
-        return read_root(place_of(to)) is not None
-    except StoreError:
+        return place.read(ROOT)
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise StoreError(f"{place} can't be read ({reason}): correct the path or address, or try again.") from error
+
+
+def is_fmx_store(to: str | Path | Place) -> bool:
+    """Say whether there is an fmx store, whole or not.
+
+    Raises
+    ------
+    StoreError
+        The place can't be reached.
+    """
+    place = place_of(to)
+    try:
+        return _read(place) is not None and read_root(place) is not None
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return False
 
 

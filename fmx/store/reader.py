@@ -183,10 +183,7 @@ def open_store(path: str | Path | Place) -> Store:
     place = place_of(path)
     if place.local is not None and not place.local.exists():
         raise StoreError(f"There is no store {place}: {near_files(place.local)}")
-    try:
-        root = read_root(place)
-    except OSError as error:
-        raise StoreError(f"{place} can't be read ({error}): correct the address, or see what it needs.") from error
+    root = read_root(place)
     if root is None:
         raise StoreError(f"{place} is no fmx store: make one with fmx extract.")
     found = root["attributes"][FORMAT_KEY]

@@ -103,7 +103,7 @@ def samples_per_chunk(sample_bytes: int, unit: int) -> int:
 
 
 def chunk_shape(
-    dims: Sequence[str], shape: Sequence[int], itemsize: int, unit: int, *, chunk_bytes: int = CHUNK_BYTES
+    dims: Sequence[str], shape: Sequence[int], itemsize: int, unit: int, *, chunk_bytes: int | None = None
 ) -> tuple[int, ...]:
     """Choose a layer's chunks so that one channel of many samples and all channels of one sample both read little.
 
@@ -115,6 +115,8 @@ def chunk_shape(
         Bytes of a value.
     unit : int
         Samples in a write unit; the chunk's length along sample divides it.
+    chunk_bytes : int, optional
+        Bytes that a chunk should have (default: `CHUNK_BYTES`).
 
     Returns
     -------
@@ -123,7 +125,7 @@ def chunk_shape(
     """
     channels = shape[dims.index("channel")] if "channel" in dims else 1
     map_bytes = itemsize * math.prod(shape) // max(channels, 1)
-    maps = max(chunk_bytes // max(map_bytes, 1), 1)
+    maps = max((chunk_bytes or CHUNK_BYTES) // max(map_bytes, 1), 1)
     # As many samples as channels, as far as there are that many channels.
     samples = min(_power_of_two_below(max(math.sqrt(maps), maps / max(channels, 1))), unit)
     per_chunk = min(max(maps // samples, 1), channels)
