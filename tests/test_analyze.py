@@ -229,7 +229,9 @@ class TestStores:
 
     def test_a_partial_store_is_described_by_its_complete_samples(self, made):
         store, values = made([0, 3])
-        result = stats(store, layers="conv", by=("sample",))["conv"]
+        with pytest.raises(FmxError, match=r"not complete \(2 of 5 samples\): .*--allow-partial"):
+            stats(store, layers="conv")
+        result = stats(store, layers="conv", by=("sample",), allow_partial=True)["conv"]
         assert result["sample"].values.tolist() == ["dog/0.png", "dog/3.png"]
         assert result["nan"].values.tolist() == [0, 0]
         np.testing.assert_allclose(result["mean"], values["conv"][[0, 3]].mean(axis=(1, 2, 3, 4, 5), dtype=float))

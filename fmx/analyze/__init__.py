@@ -1,5 +1,24 @@
 """Questions to a store: Dataset → Dataset, lazy on Dask, from mergeable reducers."""
 
+from fmx.analyze.aggregate import aggregate
+from fmx.analyze.class_profile import class_profile
+from fmx.analyze.class_sums import class_sums
+from fmx.analyze.hist import hist
+from fmx.analyze.rank import rank
+from fmx.analyze.receptive import ReceptiveField, receptive_field
 from fmx.analyze.stats import layer_stats, stats, to_rows
+from fmx.analyze.top_samples import top_samples
 
-__all__ = ["layer_stats", "stats", "to_rows"]
+__all__ = [
+    "ReceptiveField",
+    "aggregate",
+    "class_profile",
+    "class_sums",
+    "hist",
+    "layer_stats",
+    "rank",
+    "receptive_field",
+    "stats",
+    "to_rows",
+    "top_samples",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,8 @@ def plan_pieces(
     kept: Sequence[int],
     *,
     there: NDArray[np.bool_] | None = None,
-    whole: bool = False,
+    whole: Collection[int] = (),
+    within: Mapping[int, tuple[int, int]] | None = None,
 ) -> list[Piece]:
     """Cut an array into pieces along its chunks, those of the same labels one after the other.
 
@@ -61,13 +62,21 @@ def plan_pieces(
         Axes whose labels are kept.
     there : array (sample,) of bool, optional
         Samples that count; labels of the others are left out where samples are kept.
-    whole : bool
-        Every piece holds all of its samples that is summed up.
+    whole : collection of int
+        Axes beside the sample's along which every piece reaches from end to end, unless their labels are kept.
+    within : mapping of int to (start, stop), optional
+        The part of an axis beside the sample's that counts; its labels begin at 0.
     """
     there = np.ones(shape[0], bool) if there is None else there
-    steps = [_step(i, shape, chunks, itemsize, kept, whole) for i in range(len(shape))]
+    extents = [(within or {}).get(i, (0, n)) for i, n in enumerate(shape)]
+    steps = [chunks[i] if i in kept or i not in whole else max(shape[i], 1) for i in range(len(shape))]
+    if 0 not in kept:
+        each = itemsize * math.prod(
+            [chunks[0], *(min(s, b - a) for s, (a, b) in zip(steps[1:], extents[1:], strict=True))]
+        )
+        steps[0] = chunks[0] * max(READ_BYTES // max(each, 1), 1)
     before = np.concatenate([[0], np.cumsum(there)])
-    ranges = [[(i, min(i + s, n)) for i in range(0, n, s)] for n, s in zip(shape, steps, strict=True)]
+    ranges = [_cuts(*extent, step) for extent, step in zip(extents, steps, strict=True)]
     ranges[0] = [(a, b) for a, b in ranges[0] if there[a:b].any()]
     summed = [i for i in range(len(shape)) if i not in kept]
     pieces = []
@@ -77,22 +86,17 @@ def plan_pieces(
             region = tuple(slice(*where[i]) for i in range(len(shape)))
             size = itemsize * math.prod(part.stop - part.start for part in region)
             labels = (
-                (int(before[a]), int(before[b])) if i == 0 else (a, b) for i, (a, b) in zip(kept, cell, strict=True)
+                (int(before[a]), int(before[b])) if i == 0 else (a - extents[i][0], b - extents[i][0])
+                for i, (a, b) in zip(kept, cell, strict=True)
             )
             pieces.append(Piece(tuple(labels), region, size))
     return pieces
 
 
-def _step(
-    axis: int, shape: Sequence[int], chunks: Sequence[int], itemsize: int, kept: Sequence[int], whole: bool
-) -> int:
-    """Choose how far a piece reaches along an axis: several chunks of samples, if they are summed up."""
-    if whole and axis and axis not in kept:
-        return max(shape[axis], 1)
-    if axis or axis in kept:
-        return chunks[axis]
-    each = itemsize * math.prod(chunks)
-    return chunks[0] * max(READ_BYTES // max(each, 1), 1)
+def _cuts(start: int, stop: int, step: int) -> list[tuple[int, int]]:
+    """Cut a part of an axis where its chunks end."""
+    ends = [*range(start - start % step + step, stop, step), stop]
+    return list(zip([start, *ends], ends, strict=False)) if stop > start else []
 
 
 def share_out(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:

@@ -14,6 +14,7 @@ from dask import delayed
 
 from fmx.analyze.chunk_plan import Cell, Piece, plan_pieces, share_out
 from fmx.analyze.labels import check_dims, groups_of, kept_coords
+from fmx.analyze.parts import WHOLE, Part
 from fmx.analyze.store_tasks import LayerTask, Results
 from fmx.errors import FmxError
 from fmx.reduce import Reducer, ReducerSet
@@ -52,10 +53,18 @@ class LayerWork:
 
     @classmethod
     def of(
-        cls, store: Store, name: str, reducers: Reducers, by: str | Sequence[str], *, finalize: bool = True
+        cls,
+        store: Store,
+        name: str,
+        reducers: Reducers,
+        by: str | Sequence[str],
+        *,
+        finalize: bool = True,
+        part: Part = WHOLE,
     ) -> LayerWork:
         """Plan a layer's work; see `fmx.analyze.store_reduce.summarise`."""
-        data = store.layer(name)
+        full = store.activation(name)
+        there, data = part.cut(store, store.layer(name))
         array = data["activation"]
         dims = tuple(str(d) for d in array.dims)
         keep = check_dims(by, dims, name)
@@ -64,16 +73,16 @@ class LayerWork:
         made = reducers(summed) if callable(reducers) else reducers
         groups = groups_of(data, store.path) if "label" in keep else None
         key = f"layers/{layer_key(name)}/activation"
-        there = store.complete
         axes = tuple(i for i, dim in enumerate(dims) if dim not in keep)
         task = LayerTask(store.place, key, ReducerSet(made), axes, there, groups, finalize)
         pieces = plan_pieces(
-            (len(there), *array.shape[1:]),
-            array.encoding["chunks"],
-            array.dtype.itemsize,
+            (len(there), *full.shape[1:]),
+            full.encoding["chunks"],
+            full.dtype.itemsize,
             kept,
             there=there,
-            whole=any(getattr(reducer, "whole_samples", False) for reducer in made.values()),
+            whole=_whole_axes(made.values(), len(dims)),
+            within={dims.index("noise"): (part.level, part.level + 1)} if part.level is not None else None,
         )
         return cls(data, task, (*(["label"] if groups else []), *(dims[i] for i in kept)), pieces)
 
@@ -135,6 +144,15 @@ def run_works(store: Store, works: Mapping[str, LayerWork]) -> dict[str, xr.Data
             )
     found = store.compute(*(list(work.lazy()) for work in works.values()))
     return {name: work.dataset(some) for (name, work), some in zip(works.items(), found, strict=True)}
+
+
+def _whole_axes(reducers: Iterable[Reducer], ndim: int) -> set[int]:
+    """Collect the axes that pieces must not cut, for any of the reducers."""
+    found: set[int] = set()
+    for reducer in reducers:
+        found |= set(range(1, ndim)) if getattr(reducer, "whole_samples", False) else set()
+        found |= set(getattr(reducer, "whole_axes", ()))
+    return found
 
 
 def _finished(results: Mapping[Cell, Any], shared: set[Cell]) -> dict[Cell, Any]:

@@ -13,6 +13,7 @@ import xarray as xr
 from fmx.analyze.dask_reduce import reduce_array
 from fmx.analyze.exact import exact_quantiles
 from fmx.analyze.labels import check_dims, groups_of, kept_coords
+from fmx.analyze.parts import check_complete
 from fmx.analyze.store_reduce import most_state_bytes, summarise
 from fmx.errors import FmxError
 from fmx.reduce import Moments, Quantiles, Reducer, ReducerSet
@@ -98,6 +99,7 @@ def stats(
     by: str | Sequence[str] = (),
     quantiles: Sequence[float] | None = None,
     exact: bool = False,
+    allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Describe the values of a store's layers in one read on Dask; see `layer_stats`.
 
@@ -111,12 +113,20 @@ def stats(
     exact : bool
         Read the store again, twice or more, until the quantiles are without error; see
         `fmx.analyze.exact.exact_quantiles`.
+    allow_partial : bool
+        Describe the complete samples of an unfinished store.
 
     Returns
     -------
     dict of str to xarray.Dataset
         By layer name, in the order of computation; `to_rows` makes a table of it.
+
+    Raises
+    ------
+    FmxError
+        No such layer, dim or labels; a quantile is not between 0 and 1; an unfinished store.
     """
+    check_complete(store, allow_partial)
     wanted = (_MEDIAN,) if quantiles is None else tuple(quantiles)
     if quantiles is None and most_state_bytes(store, _reducers(wanted), layers=layers, by=by) > _MOST_STATES:
         wanted = ()

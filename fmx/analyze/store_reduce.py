@@ -12,13 +12,19 @@ from collections.abc import Iterable, Sequence
 import xarray as xr
 
 from fmx.analyze.layer_work import LayerWork, Reducers, run_works
+from fmx.analyze.parts import WHOLE, Part
 from fmx.store import Store
 
 __all__ = ["Reducers", "most_state_bytes", "reduce_store", "summarise"]
 
 
 def summarise(
-    store: Store, reducers: Reducers, *, layers: str | Iterable[str] = "all", by: str | Sequence[str] = ()
+    store: Store,
+    reducers: Reducers,
+    *,
+    layers: str | Iterable[str] = "all",
+    by: str | Sequence[str] = (),
+    part: Part = WHOLE,
 ) -> dict[str, xr.Dataset]:
     """Run reducers over layers of a store, all of them in one read on Dask, and give their results.
 
@@ -31,6 +37,8 @@ def summarise(
         See `fmx.store.Store.select`.
     by : str or sequence of str
         Dims to keep apart; ``label`` stands for the samples of each label together.
+    part : Part
+        Samples and noise level to which it is restricted.
 
     Returns
     -------
@@ -43,11 +51,17 @@ def summarise(
     FmxError
         A layer has no such dim, or the samples have no labels.
     """
-    return run_works(store, {i.name: LayerWork.of(store, i.name, reducers, by) for i in store.select(layers)})
+    chosen = [info.name for info in store.select(layers)]
+    return run_works(store, {name: LayerWork.of(store, name, reducers, by, part=part) for name in chosen})
 
 
 def reduce_store(
-    store: Store, reducers: Reducers, *, layers: str | Iterable[str] = "all", by: str | Sequence[str] = ()
+    store: Store,
+    reducers: Reducers,
+    *,
+    layers: str | Iterable[str] = "all",
+    by: str | Sequence[str] = (),
+    part: Part = WHOLE,
 ) -> dict[str, xr.Dataset]:
     """Run reducers over layers of a store as `summarise` does, and give their states, which can be merged further.
 
@@ -57,7 +71,8 @@ def reduce_store(
         By layer name: one variable for each reducer, with its states (*by).
     """
     chosen = [info.name for info in store.select(layers)]
-    return run_works(store, {name: LayerWork.of(store, name, reducers, by, finalize=False) for name in chosen})
+    works = {name: LayerWork.of(store, name, reducers, by, finalize=False, part=part) for name in chosen}
+    return run_works(store, works)
 
 
 def most_state_bytes(

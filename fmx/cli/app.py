@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli.analysis import register_analyses
 from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
 from fmx.cli.verify import verify
@@ -120,32 +121,7 @@ def info(store: opt.StorePath, json: opt.Json = False) -> None:
         describe_store(opened)
 
 
-@app.command(epilog="Example: fmx stats acts.zarr --by channel,noise --layers layer4")
-def stats(
-    store: opt.StorePath,
-    by: Annotated[
-        str, typer.Option(help="Labels to keep apart: channel, noise, sample, timestep, separated by commas.")
-    ] = "",
-    layers: opt.Layers = "all",
-    json: opt.Json = False,
-) -> None:
-    """Describe activations: mean, std, min, max and sparsity, per layer or by any label."""
-    from fmx.analyze import stats as compute
-    from fmx.analyze import to_rows
-    from fmx.cli.output import note, print_json, print_table
-    from fmx.store import open_store
-
-    opened = open_store(store)
-    keep = [part.strip() for part in by.split(",") if part.strip()]
-    rows = to_rows(compute(opened, layers=layers, by=keep))
-    if json:
-        print_json(rows)
-        return
-    if opened.attributes["completeness"] != "complete":
-        note(f"the store is not complete: {int(opened.complete.sum())} of {len(opened.samples)} samples are described")
-    columns = ["layer", *keep, "mean", "std", "min", "max", "sparsity"]
-    columns += [c for c in ("nan", "inf") if any(row[c] for row in rows)]
-    print_table(rows, {c: c for c in columns})
+register_analyses(app)
 
 
 Layer = Annotated[str, typer.Option(help="Layers to draw: a name or any selection, as for fmx layers.")]

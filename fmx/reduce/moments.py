@@ -22,6 +22,11 @@ class Moments(FusedReducer):
     NaN or infinite are counted apart and enter nothing else; their share is of all values, the other shares are of the
     finite ones.
 
+    Parameters
+    ----------
+    only : sequence of str
+        Results that are wanted; all of them where left out.
+
     Results
     -------
     count : finite values
@@ -54,6 +59,9 @@ class Moments(FusedReducer):
     )
     part = 0
 
+    def __init__(self, only: Sequence[str] = ()) -> None:
+        self.only = tuple(only)
+
     def identity(self, shape: Sequence[int]) -> State:
         """Give the state of nothing seen."""
         state = np.zeros(tuple(shape), self.dtype)
@@ -70,7 +78,7 @@ class Moments(FusedReducer):
             spread = np.where(var > 0, var, np.nan)
             l2 = np.sqrt(state["m2"] + n * mean**2)
             ratio = np.where(l2 > 0, state["l1"] / l2, np.nan)
-            return {
+            results = {
                 "count": count.copy(),
                 "mean": mean,
                 "std": np.sqrt(var),
@@ -89,3 +97,4 @@ class Moments(FusedReducer):
                 "nan_share": state["nan"] / np.where(every > 0, every, np.nan),
                 "inf_share": state["inf"] / np.where(every > 0, every, np.nan),
             }
+        return {name: results[name] for name in self.only or results}

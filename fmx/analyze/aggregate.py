@@ -1,0 +1,132 @@
+"""Axes of layers put together: maps summed into one, classes averaged, numbers for each sample; lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fmx.analyze.class_profile import check_nan
+from fmx.analyze.dask_reduce import reduce_array
+from fmx.analyze.labels import groups_of, kept_coords
+from fmx.analyze.parts import check_complete
+from fmx.errors import FmxError, near_matches
+from fmx.reduce import Moments
+from fmx.store import Store
+
+__all__ = ["AGGREGATES", "aggregate"]
+
+AGGREGATES = {
+    "sum": "sum of the finite values",
+    "mean": "arithmetic mean of the finite values",
+    "max": "largest finite value",
+    "min": "smallest finite value",
+    "norm": "root of the sum of the squares of the finite values",
+    "std": "population standard deviation of the finite values",
+}
+_ALIASES = {"depth": ("channel",), "space": ("z", "y", "x", "token"), "class": ("sample",), "time": ("timestep",)}
+_SOURCES = {"sum": "mean", "norm": "l2"}
+
+
+def aggregate(
+    store: Store,
+    *,
+    over: str | Sequence[str] = ("channel",),
+    how: str = "sum",
+    layers: str | Iterable[str] = "all",
+    nan: str = "skip",
+    allow_partial: bool = False,
+) -> dict[str, xr.Dataset]:
+    """Put axes of layers together, lazily: what is computed of the result is all that is read.
+
+    ``over="channel"`` sums the maps of a layer into one; ``over=("channel", "y", "x")`` gives a number for each sample.
+
+    Parameters
+    ----------
+    store : Store
+    over : str or sequence of str
+        Axes: channel, sample, noise, timestep, y, x, …; or depth (channel), space (all axes of maps, and tokens), time,
+        and class, which puts the samples of each label together and leaves an axis ``label``.
+    how : str
+        sum, mean, max, min, norm or std.
+    layers : str or iterable of str
+    nan : str
+        ``skip`` leaves out values that are not finite; ``keep`` makes results NaN that have one among their values.
+    allow_partial : bool
+        Analyse the complete samples of an unfinished store.
+
+    Returns
+    -------
+    dict of str to xarray.Dataset
+        By layer, on Dask: the result, called as `how` says, and not_finite, how many values are NaN or infinite, both
+        (…axes that are left).
+
+    Raises
+    ------
+    FmxError
+        No such axis or way to put together; no labels; an unfinished store.
+    """
+    if how not in AGGREGATES:
+        raise FmxError(f"Axes can't be put together by {how}: {near_matches(how, AGGREGATES, most=6)}")
+    check_nan(nan)
+    check_complete(store, allow_partial)
+    asked = [over] if isinstance(over, str) else list(over)
+    if not asked:
+        raise FmxError("No axis is to be put together: name one with --over, such as channel.")
+    found = {}
+    for info in store.select(layers):
+        data = store.layer(info.name)
+        array = data["activation"]
+        gone = _axes(asked, [str(dim) for dim in array.dims], info.name)
+        keep = [str(dim) for dim in array.dims if dim not in gone]
+        result = _by_class(store, data, how, keep, nan) if "class" in asked else _lazy(array, how, keep, nan)
+        found[info.name] = result.assign_attrs({**data.attrs, "over": ", ".join(asked)})
+    return found
+
+
+def _axes(asked: Sequence[str], dims: Sequence[str], layer: str) -> list[str]:
+    gone: list[str] = []
+    for name in asked:
+        own = [dim for dim in _ALIASES.get(name, (name,)) if dim in dims]
+        if not own and name != "space":
+            raise FmxError(f"{layer} has no axis {name}: {near_matches(name, [*dims, *_ALIASES], most=12)}")
+        gone += own
+    return gone
+
+
+def _by_class(store: Store, data: xr.Dataset, how: str, keep: Sequence[str], nan: str) -> xr.Dataset:
+    groups = groups_of(data, store.path)
+    array = data["activation"]
+    parts = [
+        _lazy(array.isel(sample=np.flatnonzero(groups.numbers == i)), how, keep, nan) for i in range(len(groups.names))
+    ]
+    together = xr.concat(parts, dim="label", coords="minimal", compat="override", join="override")
+    return together.assign_coords(kept_coords(array, [*keep, "label"], groups))
+
+
+def _lazy(array: xr.DataArray, how: str, keep: Sequence[str], nan: str) -> xr.Dataset:
+    source = _SOURCES.get(how, how)
+    reducer = Moments((source, "count", "nan", "inf"))
+    states = reduce_array(array, reducer, keep)
+
+    def value(state: Any) -> NDArray[np.float64]:
+        results = reducer.finalize(state)
+        found = results[source] * results["count"] if how == "sum" else results[source]
+        found = np.where(results["count"] == 0, 0.0, found) if how in {"sum", "norm"} else found
+        return np.where(results["nan"] + results["inf"] > 0, np.nan, found) if nan == "keep" else np.asarray(found)
+
+    def lost(state: Any) -> NDArray[np.int64]:
+        return np.asarray(state["nan"] + state["inf"], dtype=np.int64)
+
+    lazy = da.asarray(states.data)
+    # State by state, so that nothing but results outlives a chunk.
+    values = da.map_blocks(value, lazy, dtype=np.float64, meta=np.empty((0,) * lazy.ndim))
+    counts = da.map_blocks(lost, lazy, dtype=np.int64, meta=np.empty((0,) * lazy.ndim, np.int64))
+    about = {how: AGGREGATES[how], "not_finite": "values that are NaN or infinite"}
+    found = {how: values, "not_finite": counts}
+    variables = {name: (states.dims, data, {"definition": about[name]}) for name, data in found.items()}
+    return xr.Dataset(variables, coords=states.coords)

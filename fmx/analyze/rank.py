@@ -1,0 +1,182 @@
+"""Top channels: over all samples, for each class, or for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from fmx.analyze.class_profile import PROFILE, Fold, Ranking, fold_layer, profile_of, settle
+from fmx.analyze.precision import top_channels
+from fmx.errors import FmxError, near_matches
+from fmx.store import Store
+
+__all__ = ["rank"]
+
+_PER = ("all", "class", "sample")
+
+
+def rank(
+    store: Store,
+    *,
+    per: str = "all",
+    metric: str = "max",
+    top: int = 10,
+    layers: str | Iterable[str] = "all",
+    n_each_image: int = 0,
+    unique: bool = False,
+    noise: float | None = None,
+    held_out: float = 0,
+    seed: int = 0,
+    nan: str = "skip",
+    allow_partial: bool = False,
+) -> dict[str, xr.Dataset]:
+    """List the top channels of each layer, in one read of the store.
+
+    The score of a channel for a sample is the `metric` of its values there; for a class, and over all, it is the mean
+    of the scores of the samples, so that each sample counts once. With ``metric="selectivity"`` the score is the class
+    selectivity index (Morcos et al. 2018): for a class that of this class, over all that of the class with the largest
+    mean; of channels as selective the one with the larger mean comes first. Of channels with equal scores the one with
+    the lower number is listed first.
+
+    Parameters
+    ----------
+    store : Store
+    per : str
+        ``all``, ``class`` or ``sample``.
+    metric : str
+        max, mean, sum, variance, sparsity or selectivity.
+    top : int
+        Channels listed; those of a class are its ``n_each_class`` top channels.
+    layers : str or iterable of str
+    n_each_image : int
+        With ``per="class"``: rank channels by their votes, the number of the class's samples that have the channel
+        among so many with the highest scores; of as many votes by score. 0 ranks by score, and counts votes for 10.
+    unique : bool
+        With ``per="class"``: list only channels that are among the top of no other class.
+    noise : float, optional
+        Level; 0 where left out.
+    held_out, seed, nan, allow_partial
+        See `fmx.analyze.class_profile`.
+
+    Returns
+    -------
+    dict of str to xarray.Dataset
+        By layer. ``all``: channel and score (rank); where samples have labels also label (the one with the largest
+        mean), and class_mean, others_mean, selectivity, precision and chance for it. ``class``: channel, score,
+        class_mean, others_mean, selectivity, precision, votes and unique (label, rank), chance and samples (label).
+        ``sample``: channel and score (sample, rank). Of ranks that no channel has, the channel is -1. ``not_finite``
+        counts values that are NaN or infinite, in the channel, or in the channel and sample.
+
+    Raises
+    ------
+    FmxError
+        No such metric, noise level or layer; classes are asked for and there are fewer than two; unfinished store.
+    """
+    if per not in _PER:
+        raise FmxError(f"Channels are ranked per all, class or sample, not {per}: {near_matches(per, _PER)}")
+    if top < 1:
+        raise FmxError(f"At least one channel is listed, not {top}.")
+    if n_each_image < 0:
+        raise FmxError(f"At least one channel of each sample gets its vote, not {n_each_image}.")
+    if per == "sample" and metric == "selectivity":
+        raise FmxError("Selectivity is a matter of classes and can't be told for one sample: use --per class or all.")
+    ranking = settle(
+        store,
+        metric=metric,
+        n_each_image=n_each_image or 10,
+        noise=noise,
+        held_out=held_out,
+        seed=seed,
+        nan=nan,
+        need_classes=per == "class",
+        allow_partial=allow_partial,
+    )
+    found = {}
+    for info in store.select(layers):
+        fold = fold_layer(ranking, info.name, per_sample=top if per == "sample" else 0)
+        if per == "sample":
+            found[info.name] = _described(xr.concat(fold.tops, "sample").assign_attrs(fold.data.attrs), ranking)
+        elif per == "class":
+            found[info.name] = _of_classes(ranking, fold, top, votes=n_each_image > 0, unique=unique)
+        else:
+            found[info.name] = _over_all(ranking, fold, top)
+    return found
+
+
+def _of_classes(ranking: Ranking, fold: Fold, top: int, *, votes: bool, unique: bool) -> xr.Dataset:
+    profile = profile_of(ranking, fold, top, votes=votes)
+    shown = profile["unique" if unique else "top"].values
+    order = np.where(shown, -profile["place"].values, np.nan)
+    best, values = top_channels(order, top)
+    names = ["score", "class_mean", "others_mean", "selectivity", "precision", "precision_held_out", "votes", "unique"]
+    return _listed(profile, best, ~np.isnan(values), [n for n in names if n in profile], ranking)
+
+
+def _over_all(ranking: Ranking, fold: Fold, top: int) -> xr.Dataset:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score = fold.scores.sum(axis=0) / fold.count.sum(axis=0)
+    coords = {"channel": fold.data["channel"], "rank": np.arange(1, min(top, len(score)) + 1)}
+    if ranking.groups is None:
+        best, values = top_channels(score[None], top)
+        channel = np.where(np.isnan(values), -1, fold.data["channel"].values[best])[0]
+        found = {"channel": ("rank", channel), "score": ("rank", values[0])}
+        found["not_finite"] = ("rank", (fold.nan + fold.inf)[best[0]])
+        return _described(xr.Dataset(found, coords={"rank": coords["rank"]}, attrs=dict(fold.data.attrs)), ranking)
+    profile = profile_of(ranking, fold, 1, votes=False)
+    means = profile["class_mean"].values
+    label = np.argmax(np.where(np.isnan(means), -np.inf, means), axis=0)
+    if ranking.metric == "selectivity":
+        score = np.take_along_axis(profile["selectivity"].values, label[None], axis=0)[0]
+    best, values = top_channels(score[None], top)
+    names = ["class_mean", "others_mean", "selectivity", "precision", "precision_held_out"]
+    parts = {}
+    for name in names:
+        if name in profile:
+            own = np.take_along_axis(profile[name].values, label[None], axis=0)
+            parts[name] = ("rank", own[0, best[0]], profile[name].attrs)
+    labels = np.asarray(ranking.names, dtype=object)[label[best[0]]]
+    result = xr.Dataset(
+        {
+            "channel": ("rank", np.where(np.isnan(values), -1, fold.data["channel"].values[best])[0]),
+            "score": ("rank", values[0]),
+            "label": ("rank", labels, {"definition": "class with the largest mean"}),
+            **parts,
+            "chance": ("rank", profile["chance"].values[label[best[0]]], profile["chance"].attrs),
+            "not_finite": ("rank", (fold.nan + fold.inf)[best[0]]),
+        },
+        coords={"rank": coords["rank"]},
+        attrs=dict(fold.data.attrs),
+    )
+    return _described(result, ranking)
+
+
+def _listed(profile: xr.Dataset, best: np.ndarray, there: np.ndarray, names: list[str], ranking: Ranking) -> xr.Dataset:
+    """Take the listed channels (label, rank) out of what is known of all (label, channel)."""
+    dims = ("label", "rank")
+    variables: dict[str, Any] = {"channel": (dims, np.where(there, profile["channel"].values[best], -1))}
+    for name in names:
+        values = np.take_along_axis(profile[name].values, best, axis=1)
+        blank = np.nan if values.dtype.kind == "f" else 0
+        variables[name] = (dims, np.where(there, values, blank).astype(values.dtype), profile[name].attrs)
+    lost = (profile["nan"] + profile["inf"]).values
+    variables["not_finite"] = (dims, lost[best])
+    coords = {"label": profile["label"], "rank": np.arange(1, best.shape[1] + 1)}
+    result = xr.Dataset(variables, coords=coords, attrs=profile.attrs)
+    return _described(result.assign(chance=profile["chance"], samples=profile["samples"]), ranking)
+
+
+def _described(result: xr.Dataset, ranking: Ranking) -> xr.Dataset:
+    level = float(ranking.store.tree.to_dataset()["noise"].values[ranking.used.level or 0])
+    about = {
+        "channel": "number of the channel, -1 for none",
+        "score": f"mean over samples of {ranking.metric}" if "sample" not in result.dims else ranking.metric,
+        "not_finite": "values that are NaN or infinite",
+    }
+    for name, text in about.items():
+        result[name].attrs.setdefault(
+            "definition", PROFILE["selectivity"] if name == "score" and ranking.metric == "selectivity" else text
+        )
+    return result.assign_attrs(metric=ranking.metric, noise=level)

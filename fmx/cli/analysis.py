@@ -1,0 +1,256 @@
+"""``fmx stats``, ``fmx hist``, ``fmx aggregate`` and ``fmx export``, and where verbs about stores are registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmx.cli import channels
+from fmx.cli import options as opt
+from fmx.cli import reading as common
+from fmx.errors import FmxError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["aggregate", "export", "hist", "register_analyses", "stats"]
+
+Folder = Annotated[str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write files there.")]
+Format = Annotated[str, typer.Option("--format", help="csv, parquet, npy or h5.")]
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def register_analyses(app: typer.Typer) -> None:
+    """Add the commands that analyse stores."""
+    examples: dict[str, tuple[Callable[..., None], str]] = {
+        "stats": (stats, "acts.zarr --by label,channel --layers layer4 --quantiles 0.05,0.5,0.95"),
+        "hist": (hist, "acts.zarr --layers layer4 --by noise --bins 32"),
+        "aggregate": (aggregate, "acts.zarr --over channel --how sum -o maps --format csv"),
+        "rank": (channels.rank, "acts.zarr --layers layer4 --per class --top 5 --held-out 0.5"),
+        "top-samples": (channels.top_samples, "acts.zarr --layers layer4 --top 9 --channels 0,3"),
+        "class-sums": (channels.class_sums, "acts.zarr --layers layer4 --held-out 0.5"),
+        "export": (export, "acts.zarr --analysis stats -o out --format csv"),
+    }
+    for name, (function, words) in examples.items():
+        app.command(name, epilog=f"Example: fmx {name} {words}")(function)
+
+
+def stats(
+    store: opt.StorePath,
+    by: common.By = "",
+    layers: opt.Layers = "all",
+    quantiles: Annotated[
+        str | None, typer.Option(help="Quantiles, such as 0.05,0.5,0.95 (default: the median).")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Quantiles without error, in more than one read of the store.")
+    ] = False,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Describe activations: mean, std, min, max, median, sparsity and more, per layer or by any labels.
+
+    --json and --save have all of it: count, variance, skewness, kurtosis, L1 and L2 norms, Hoyer sparsity, shares of
+    negative, NaN and infinite values too.
+    """
+    from fmx.analyze import stats as compute
+    from fmx.analyze import to_rows
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    keep, wanted = opt.words(by), opt.numbers("--quantiles", quantiles)
+    with common.reading():
+        found = compute(opened, layers=layers, by=keep, quantiles=wanted, exact=exact, allow_partial=allow_partial)
+    common.save(opened, save, found, {"analysis": "stats", "by": ",".join(keep), "exact": exact})
+    rows = to_rows(found)
+    columns = ["layer", *keep, "mean", "std", "min", "max"]
+    columns += [c for c in rows[0] if c == "median" or (c[0] == "q" and c[1:2].isdigit())] if rows else []
+    columns += ["sparsity"]
+    common.show(rows, {c: c for c in columns} | common.lost_column(rows), json=json)
+
+
+def hist(
+    store: opt.StorePath,
+    by: common.By = "",
+    layers: opt.Layers = "all",
+    bins: Annotated[int, typer.Option(help="Number of bins, up to 1024.")] = 64,
+    log: Annotated[
+        bool,
+        typer.Option("--log", help="Bins that grow with the values: powers of two, or between the ends of --range."),
+    ] = False,
+    value_range: Annotated[
+        str | None, typer.Option("--range", help="Ends of the bins, such as 0,10 (default: found in the same read).")
+    ] = None,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Count values in bins, per layer or by any labels, with their cumulative share.
+
+    The table draws each histogram, heights as the logarithm of the counts; --json has a row for each bin.
+    """
+    from fmx.analyze import hist as compute
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    ends = opt.numbers("--range", value_range)
+    if ends is not None and len(ends) != 2:
+        raise FmxError(f"--range takes two numbers such as 0,10, not '{value_range}'.")
+    keep = opt.words(by)
+    with common.reading():
+        found = compute(
+            opened,
+            layers=layers,
+            by=keep,
+            bins=bins,
+            log=log,
+            value_range=(ends[0], ends[1]) if ends else None,
+            allow_partial=allow_partial,
+        )
+    common.save(opened, save, found, {"analysis": "hist", "by": ",".join(keep), "log": log})
+    rows = [row for layer, dataset in found.items() for row in _histograms(layer, dataset)]
+    if json:
+        common.show([bin for row in rows for bin in _bins(row)], {}, json=True)
+        return
+    columns = {name: name for name in ("layer", *keep, "from", "histogram", "to", "count")}
+    columns |= {name: name for name in ("under", "over") if any(row.get(name) for row in rows)}
+    common.show(rows, columns | common.lost_column(rows), json=False)
+
+
+def _histograms(layer: str, dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Make a row of each histogram, with a drawing."""
+    import numpy as np
+
+    dims = [str(dim) for dim in dataset["count"].dims]
+    rows = []
+    for index in np.ndindex(dataset["count"].shape):
+        one = dataset.isel(dict(zip(dims, index, strict=True)))
+        row: dict[str, Any] = {"layer": layer}
+        row |= {d: dataset[d].values[i] if d in dataset.coords else i for d, i in zip(dims, index, strict=True)}
+        row |= {str(name): one[name].item() for name in one.data_vars if not one[name].ndim}
+        counts, edges, cdf = (one[name].values for name in ("counts", "edges", "cdf"))
+        rows.append(
+            row
+            | {"from": float(edges[0]), "to": float(edges[-1]), "histogram": _drawn(counts)}
+            | {"counts": counts, "edges": edges, "cdf": cdf}
+        )
+    return rows
+
+
+def _drawn(counts: Any) -> str:
+    """Draw a histogram as one line of at most 32 characters."""
+    import numpy as np
+
+    each = -(-len(counts) // 32)
+    heights = np.add.reduceat(counts, range(0, len(counts), each)).astype(float)
+    # Behind a ReLU nearly all values are in one bin: on a linear scale the others would not show.
+    scaled = np.ceil(np.log1p(heights) / np.log1p(max(heights.max(), 1)) * (len(_BARS) - 1)).astype(int)
+    return "".join(_BARS[height] for height in scaled)
+
+
+def _bins(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    plain = {k: v for k, v in row.items() if k not in {"from", "to", "histogram", "counts", "edges", "cdf"}}
+    sides = zip(row["edges"][:-1], row["edges"][1:], row["counts"], row["cdf"][1:], strict=True)
+    return [
+        {**plain, "bin": i, "low": float(low), "high": float(high), "bin_count": int(n), "cdf": float(share)}
+        for i, (low, high, n, share) in enumerate(sides)
+    ]
+
+
+def aggregate(
+    store: opt.StorePath,
+    over: Annotated[
+        str,
+        typer.Option(
+            help="Axes to put together, separated by commas: channel (or depth), space, noise, timestep, sample, class."
+        ),
+    ] = "channel",
+    how: Annotated[str, typer.Option(help="sum, mean, max, min, norm (L2) or std.")] = "sum",
+    layers: opt.Layers = "all",
+    output: Folder = None,
+    form: Format = "csv",
+    nan: Annotated[
+        str, typer.Option(help="Values that are not finite: skip them, or keep: results that have one are NaN.")
+    ] = "skip",
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Put axes together: sum the maps of a layer into one, average classes, or get numbers for each sample.
+
+    Maps go to files with -o, one for each layer and noise level; numbers are printed too.
+    """
+    from fmx.analyze import aggregate as compute
+    from fmx.analyze import to_rows
+    from fmx.cli.output import say
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    axes = opt.words(over)
+    found = compute(opened, over=axes, how=how, layers=layers, nan=nan, allow_partial=allow_partial)
+    if output is not None:
+        from fmx.analyze.export import export_results
+
+        with common.reading("writing"):
+            for file in export_results(found, output, format=form, store=opened):
+                say(str(file))
+    if output is not None and save is None:
+        return
+    size = sum(int(dataset[how].size) for dataset in found.values())
+    if size > _MOST_NUMBERS:
+        raise FmxError(f"These are {size / 1e6:.1f} million numbers: write them to files with -o FOLDER.")
+    with common.reading():
+        (ready,) = opened.compute(found)
+    common.save(opened, save, ready, {"analysis": "aggregate", "over": ",".join(axes), "how": how})
+    if output is None:
+        rows = to_rows(ready)
+        dims = [str(dim) for dataset in ready.values() for dim in dataset.dims]
+        shown = [dim for dim in dict.fromkeys(dims) if len({row.get(dim) for row in rows}) > 1]
+        common.show(rows, {c: c for c in ("layer", *shown, how)} | common.lost_column(rows), json=json)
+
+
+_MOST_NUMBERS = 2_000_000
+
+
+def export(
+    store: opt.StorePath,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go.")],
+    analysis: Annotated[
+        str, typer.Option(help="Saved results to write, by their names, separated by commas (default: all).")
+    ] = "",
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Write the activations of these layers instead; any selection, as for fmx layers."),
+    ] = None,
+    form: Format = "csv",
+    noise: Annotated[float | None, typer.Option(help="Only this noise level of activations.")] = None,
+    allow_partial: common.AllowPartial = False,
+) -> None:
+    """Write saved results, or activations chunk by chunk, to files that other programs read.
+
+    There is one file for each layer (and noise level, for activations and maps); results go into a folder of their
+    name.
+    """
+    from pathlib import Path
+
+    from fmx.analyze.export import export_activations, export_results
+    from fmx.cli.output import say
+    from fmx.store import open_analysis, open_store, saved_analyses
+
+    if layers is not None:
+        opened = common.open_for(store, allow_partial=allow_partial)
+        with common.reading("writing"):
+            files = export_activations(opened, output, format=form, layers=layers, noise=noise)
+    else:
+        opened = open_store(store)
+        names = opt.words(analysis) or tuple(saved_analyses(opened.place))
+        if not names:
+            raise FmxError(
+                f"{store} holds no saved results: save some with --save, or write activations with --layers."
+            )
+        files = []
+        for name in names:
+            files += export_results(open_analysis(opened.tree, name), Path(output) / name, format=form)
+    for file in files:
+        say(str(file))

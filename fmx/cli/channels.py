@@ -1,0 +1,216 @@
+"""``fmx rank``, ``fmx top-samples`` and ``fmx class-sums``: which channels respond to what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmx.cli import options as opt
+from fmx.cli import reading as common
+
+if TYPE_CHECKING:
+    from fmx.analyze import ReceptiveField
+    from fmx.store import Store
+
+__all__ = ["class_sums", "rank", "top_samples"]
+
+Metric = Annotated[
+    str, typer.Option("--by", help="Rank by max, mean, sum, variance, sparsity or selectivity of a sample's values.")
+]
+EachImage = Annotated[
+    int,
+    typer.Option(
+        help="Rank channels of a class by how many of its samples have them among so many top ones (0: by score)."
+    ),
+]
+EachClass = Annotated[int, typer.Option(help="Top channels of each class.")]
+Nan = Annotated[
+    str, typer.Option(help="Values that are not finite: skip them, or keep: leave out samples that have one.")
+]
+
+
+def rank(
+    store: opt.StorePath,
+    per: Annotated[str, typer.Option(help="Top channels over all samples, of each class, or of each sample.")] = "all",
+    metric: Metric = "max",
+    top: common.Top = 10,
+    layers: opt.Layers = "all",
+    n_each_image: EachImage = 0,
+    n_each_class: Annotated[int | None, typer.Option(help="The same as --top, for --per class.")] = None,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Only channels that are among the top of no other class.")
+    ] = False,
+    held_out: common.HeldOut = 0,
+    seed: common.Seed = 0,
+    noise: common.Noise = None,
+    nan: Nan = "skip",
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Rank channels: over all, for each class (selectivity, precision, unique ones), or for each sample.
+
+    precision is the share of the class among as many of the highest samples as the class has; by chance it is
+    the class's share of all samples. selectivity compares the class's mean with that of the other classes.
+    """
+    from fmx.analyze import rank as compute
+    from fmx.analyze import to_rows
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    settings: dict[str, Any] = {
+        "per": per,
+        "metric": metric,
+        "top": n_each_class or top,
+        "n_each_image": n_each_image,
+        "unique": unique,
+        "noise": noise,
+        "held_out": held_out,
+        "seed": seed,
+        "nan": nan,
+    }
+    with common.reading():
+        found = compute(opened, layers=layers, allow_partial=allow_partial, **settings)
+    common.save(opened, save, found, {"analysis": "rank", **settings})
+    rows = [row for row in to_rows(found) if row["channel"] >= 0]
+    order = ["layer", *{"class": ["label"], "sample": ["sample"]}.get(per, []), "rank", "channel"]
+    # For a score that is the selectivity, one column is enough.
+    order += [] if metric == "selectivity" else ["score"]
+    order += ["label"] if per == "all" else []
+    order += [
+        "class_mean",
+        "others_mean",
+        "selectivity",
+        "precision",
+        "precision_held_out",
+        "chance",
+        "votes",
+        "unique",
+    ]
+    headings = {"score": metric, "others_mean": "others", "precision_held_out": "held out", "label": "class"}
+    columns = {name: headings.get(name, name) for name in order if rows and name in rows[0]}
+    common.show(rows, columns | common.lost_column(rows), json=json)
+
+
+def top_samples(
+    store: opt.StorePath,
+    layers: opt.Layers = "all",
+    k: Annotated[int, typer.Option("--top", "-k", help="Samples listed for each channel.")] = 9,
+    channels: Annotated[str, typer.Option(help="Channels that are shown, such as 0,3,17 (default: all).")] = "",
+    per_class: Annotated[bool, typer.Option("--per-class", help="For the samples of each class apart.")] = False,
+    weakest: Annotated[bool, typer.Option("--weakest", help="The samples that excite it least.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model, to measure receptive fields; without it boxes are in proportion to the map."),
+    ] = None,
+    weights: opt.Weights = None,
+    noise: common.Noise = None,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Find for every channel the samples that excite it most, with the place and the box it sees in the input."""
+    from fmx.analyze import to_rows
+    from fmx.analyze import top_samples as compute
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    fields = measured(opened, layers, model, weights) if model else {}
+    with common.reading():
+        found = compute(
+            opened,
+            k=k,
+            layers=layers,
+            per_class=per_class,
+            weakest=weakest,
+            noise=noise,
+            fields=fields,
+            allow_partial=allow_partial,
+        )
+    settings = {"analysis": "top-samples", "k": k, "per_class": per_class, "weakest": weakest}
+    common.save(opened, save, found, settings)
+    wanted = set(map(int, opt.words(channels))) if channels else None
+    rows = [row for row in to_rows(found) if row["sample_number"] >= 0]
+    rows = [row for row in rows if wanted is None or row["channel"] in wanted]
+    for row in rows:
+        if row.get("y0", -1) >= 0:
+            row["box"] = f"{row['y0']:.0f}:{row['y1']:.0f} × {row['x0']:.0f}:{row['x1']:.0f}"
+    names = ["layer", "label", "channel", "rank", "sample", "value", "timestep", "token", "z", "y", "x", "box"]
+    headings = {"label": "class", "box": "box (y × x)"}
+    shown = {n: headings.get(n, n) for n in names if any(n in row for row in rows) and (n != "label" or per_class)}
+    rough = any("approximate" in dataset.attrs.get("receptive_field", "") for dataset in found.values())
+    about = ["boxes are approximate, in proportion to the map; --model measures the receptive fields"] if rough else []
+    common.show(rows, shown | common.lost_column(rows), json=json, about=about)
+
+
+def measured(store: Store, layers: str, model: str, weights: str | None) -> dict[str, ReceptiveField]:
+    """Measure the receptive fields of the chosen layers that have maps."""
+    from fmx.adapter import load
+    from fmx.analyze import receptive_field
+    from fmx.cli.output import note
+    from fmx.errors import FmxError
+
+    about = store.attributes
+    shape = tuple(int(n) for n in about["input_shape"])
+    prepared = about.get("preprocessing")
+    last = isinstance(prepared, dict) and prepared.get("layout") == "HWC"
+    opened = load(model, weights=weights, input_shape=shape)
+    if opened.fingerprint != about["fingerprint"]:
+        note("the model is not the one that the store was made with: its receptive fields may differ")
+    module = opened.torch_module()
+    given = (shape[-1], *shape[:-1]) if last else shape
+    if len(given) != 3:
+        raise FmxError("Receptive fields are measured for models of single pictures: leave --model out.")
+    maps = [info.name for info in store.select(layers) if {"y", "x"} <= set(info.dims)]
+    return {name: receptive_field(module, name, given, channels_last=last) for name in maps}
+
+
+def class_sums(
+    store: opt.StorePath,
+    layers: opt.Layers = "all",
+    metric: Metric = "mean",
+    n_each_class: EachClass = 10,
+    n_each_image: EachImage = 0,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Sum up channels that are top ones of several classes, too.")
+    ] = False,
+    held_out: common.HeldOut = 0,
+    seed: common.Seed = 0,
+    noise: common.Noise = None,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Sum up each class's top channels for each sample, and see whose sum is largest.
+
+    The table says for each class how large the sums are for its own samples and for others, and for how many of its
+    samples its sum is the largest; --json has a row for each sample and class.
+    """
+    from fmx.analyze import class_sums as compute
+    from fmx.analyze import to_rows
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    settings: dict[str, Any] = {
+        "metric": metric,
+        "n_each_class": n_each_class,
+        "n_each_image": n_each_image,
+        "unique": not shared,
+        "noise": noise,
+        "held_out": held_out,
+        "seed": seed,
+    }
+    with common.reading():
+        found = compute(opened, layers=layers, allow_partial=allow_partial, **settings)
+    common.save(opened, save, found, {"analysis": "class-sums", **settings})
+    if json:
+        common.show(to_rows(found), {}, json=True)
+        return
+    rows: list[dict[str, Any]] = []
+    for layer, dataset in found.items():
+        for i, label in enumerate(dataset["label"].values):
+            own, sums = dataset["own"].values == label, dataset["sum"].values[:, i]
+            largest = dataset["largest"].values[own] == label
+            row = {"layer": layer, "class": str(label), "channels": int(dataset["channels"][i])}
+            row |= {"own": float(sums[own].mean()), "others": float(sums[~own].mean())}
+            rows.append(row | {"largest": f"{int(largest.sum())} of {len(largest)}"})
+    headings = {"own": "mean of its samples", "others": "mean of others", "largest": "its sum is largest"}
+    common.show(rows, {name: headings.get(name, name) for name in rows[0]} if rows else {}, json=False)

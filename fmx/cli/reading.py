@@ -1,0 +1,130 @@
+"""What the commands that analyse a store share: their options, opening, progress, saving and printing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmx.errors import FmxError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from fmx.store import Store
+
+__all__ = ["AllowPartial", "By", "HeldOut", "Noise", "Save", "Seed", "Top", "open_for", "reading", "save", "show"]
+
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Analyse the complete samples of an unfinished store.")
+]
+Save = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Save the results in the store under this name, for fmx export.")
+]
+By = Annotated[
+    str,
+    typer.Option(
+        help="Labels to keep apart, separated by commas: channel, noise, sample, label (class), timestep, y, x, token."
+    ),
+]
+Noise = Annotated[float | None, typer.Option(help="Noise level, one that the store has (default: 0, clean).")]
+HeldOut = Annotated[
+    float, typer.Option(help="Share of each class's samples that is kept aside for a test, such as 0.5.")
+]
+Seed = Annotated[int, typer.Option(help="Which samples are kept aside.")]
+Top = Annotated[int, typer.Option("--top", "-k", help="Channels listed.")]
+
+# A table that is longer is not read by anyone.
+MOST_ROWS = 40
+MOST_SAVED_BYTES = 512 * 2**20
+
+
+def open_for(path: str, *, allow_partial: bool) -> Store:
+    """Open a store, and say on standard error what is left out of it."""
+    from fmx.analyze.parts import check_complete
+    from fmx.cli.output import note
+    from fmx.store import open_store
+
+    store = open_store(path)
+    check_complete(store, allow_partial)
+    done, total = int(store.complete.sum()), len(store.samples)
+    if done < total:
+        note(f"the store is not complete: {done} of {total} samples are analysed")
+    return store
+
+
+@contextmanager
+def reading(what: str = "reading") -> Iterator[None]:
+    """Show how many of Dask's tasks are done, on anything over two seconds."""
+    from dask.callbacks import Callback
+
+    from fmx.cli.output import progress
+
+    with progress(what) as update:
+
+        def tell(_key: Any, _result: Any, _graph: Any, state: Any, _worker: Any) -> None:
+            done = len(state["finished"])
+            update(done, done + len(state["running"]) + len(state["ready"]) + len(state["waiting"]))
+
+        with Callback(posttask=tell):
+            yield
+
+
+def save(store: Store, name: str | None, results: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> None:
+    """Save results under a name, if one is given, with how they came about."""
+    from fmx.cli.output import note
+    from fmx.store import save_analysis
+
+    if name is None:
+        return
+    if not name or "/" in name or name.startswith("."):
+        raise FmxError(f"Results can't be called '{name}': choose a --save name of letters, digits, - and _.")
+    size = sum(dataset.nbytes for dataset in results.values())
+    if size > MOST_SAVED_BYTES:
+        raise FmxError(
+            f"Results of {size / 1e9:.1f} GB are not saved in the store: write them to files with -o FOLDER."
+        )
+    plain = {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool)}
+    save_analysis(store.place, name, {layer: _plain(dataset) for layer, dataset in results.items()}, plain)
+    note(f"saved as {name}: fmx export {store.path} --analysis {name}")
+
+
+def _plain(dataset: xr.Dataset) -> xr.Dataset:
+    """Make text of objects, and leave out the store's own notes."""
+    kept = dataset.drop_vars(["complete"], errors="ignore")
+    texts = {n: v.astype(str) for n, v in kept.variables.items() if v.dtype.kind == "O"}
+    return kept.assign_coords({n: v for n, v in texts.items() if n in kept.coords}).assign(
+        {n: v for n, v in texts.items() if n not in kept.coords}
+    )
+
+
+def show(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    *,
+    json: bool,
+    most: int = MOST_ROWS,
+    about: Sequence[str] = (),
+) -> None:
+    """Print rows as JSON or as a table, of which a terminal shows the first ones; notes go to standard error."""
+    import sys
+
+    from fmx.cli.output import note, print_json, print_table
+
+    if json:
+        print_json(rows)
+        return
+    most = most if sys.stdout.isatty() else len(rows)
+    print_table(rows[:most], columns)
+    if len(rows) > most:
+        note(f"{len(rows) - most} more rows: pipe it, take --json, or --save NAME and fmx export")
+    for text in about:
+        note(text)
+
+
+def lost_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Give columns for values that are not finite, where there are any."""
+    names = {"not_finite": "NaN/inf", "nan": "nan", "inf": "inf"}
+    return {name: heading for name, heading in names.items() if any(row.get(name) for row in rows)}

@@ -1,0 +1,77 @@
+"""Stores for the tests of analyses: from arrays, in small chunks, and the values that trip up numbers."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from fmx.layers import LayerInfo
+from fmx.store import StorePlan, StoreWriter, open_store
+from fmx.store.schema import chunk_shape
+
+LEADING = ("sample", "noise", "timestep")
+LABELS = ["cat", "dog", "cat", "eel", "dog", "cat", "dog", "eel", "cat", "dog", "eel"]
+
+
+def write_store(path, values, labels=LABELS, noise=(0.0,), native=None, kinds=None, units=None, chunk_bytes=300):
+    """Write arrays (sample, noise, timestep, …native) by layer into a store of small chunks; some units if so asked."""
+    first = next(iter(values.values()))
+    layers = [
+        LayerInfo(
+            name, (kinds or {}).get(name, "ReLU"), dims_of(array, name, native)[3:], array.shape[3:], str(array.dtype)
+        )
+        for name, array in values.items()
+    ]
+    ids = [f"{label or 'all'}/{i}.png" for i, label in enumerate(labels)]
+    attributes = {"layers": list(values)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmx.store.plan.chunk_shape", functools.partial(chunk_shape, chunk_bytes=chunk_bytes))
+        patch.setattr("fmx.store.schema.MOST_UNIT_SAMPLES", 4)
+        plan = StorePlan(ids, ids, list(labels), list(noise), layers, attributes, timesteps=first.shape[2])
+        with StoreWriter(path, plan) as writer:
+            every = writer.plan.units()
+            for unit in every if units is None else [every[i] for i in units]:
+                writer.start_unit(unit)
+                for name, array in values.items():
+                    for level, step in itertools.product(range(array.shape[1]), range(array.shape[2])):
+                        block = array[unit.start : unit.stop, level, step]
+                        writer.put(name, slice(0, len(unit)), block, noise=level, timestep=step)
+                writer.finish_unit(unit)
+    return open_store(path)
+
+
+def dims_of(array, name, native=None):
+    """Name the dims of a layer's array."""
+    usual = {4: ("channel",), 5: ("token", "channel"), 6: ("channel", "y", "x")}
+    return (*LEADING, *((native or {}).get(name) or usual[array.ndim]))
+
+
+def random_values(samples=11, noise=1, steps=1, channels=6, size=(4, 3), seed=5, dtype=np.float32):
+    """Make maps as behind a ReLU, each channel of another size."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0.3, 1, size=(samples, noise, steps, channels, *size)) * np.exp(
+        rng.normal(size=(channels, 1, 1))
+    )
+    return np.maximum(values, 0).astype(dtype)
+
+
+def adversarial_values(**settings):
+    """Make maps of which some channels are constant, dead, tiny, not a number, or hold one huge value."""
+    values = random_values(**settings)
+    values[:, :, :, 0] = 2.5
+    values[:, :, :, 1] = 0
+    values[..., 2, 0, 0] = 0
+    values[1, :, :, 2, 1, 1] = 3e38 if values.dtype == np.float32 else 6e4
+    values[:, :, :, 3] *= np.float32(1e-41)
+    values[:, :, :, 4] = np.nan
+    values[2, :, :, 5, 0, 0] = np.inf
+    values[3, 0, 0, 5, 1] = np.nan
+    return values
+
+
+def same(found, wanted, **settings):
+    """Compare numbers, NaN with NaN."""
+    np.testing.assert_allclose(np.asarray(found, float), np.asarray(wanted, float), rtol=1e-6, atol=1e-9, **settings)
