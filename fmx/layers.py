@@ -16,6 +16,7 @@ __all__ = ["LayerInfo", "auto_layers", "native_dims", "parse_patterns", "select_
 
 SPATIAL_DIMS = ("z", "y", "x")
 _ROLES = {"channel", "head", "token", "key", *SPATIAL_DIMS}
+_INSIDE = {"head", "window", "key"}
 _PADDING = re.compile(r"Pad(\dd)?$")
 
 
@@ -55,8 +56,11 @@ class LayerInfo:
 
     @property
     def resolution(self) -> tuple[int, ...]:
-        """Lengths of the spatial axes, or the number of tokens; empty for a layer of plain channels."""
-        return self.spatial or self._lengths(("token",))
+        """Lengths of the spatial axes, or the number of tokens.
+
+        Empty for a layer of plain channels, and for what is inside attention: heads, windows, and tokens by tokens.
+        """
+        return () if _INSIDE.intersection(self.dims) else self.spatial or self._lengths(("token",))
 
     def _lengths(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(n for d, n in zip(self.dims, self.shape, strict=True) if d in wanted)
@@ -121,13 +125,16 @@ def _distinct(roles: Sequence[str], numbered: Sequence[str]) -> tuple[str, ...]:
 def auto_layers(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
     """Pick the last output at each spatial resolution (and number of tokens), in the order of computation.
 
-    In a ResNet these are the stem and layer1 to layer4. Maps of a single position and maps that are only padded count
-    as no resolution; where a network has no maps and no tokens at all, the last output of each shape is taken.
+    In a ResNet these are the stem and layer1 to layer4. Tokens that are as many as a map has positions count as of its
+    resolution. Maps of a single position and maps that are only padded count as no resolution; where a network has no
+    maps and no tokens at all, the last output of each shape is taken.
     """
+    maps = {math.prod(layer.spatial): layer.spatial for layer in layers if layer.resolution == layer.spatial}
     last: dict[tuple[int, ...], LayerInfo] = {}
     for layer in layers:
-        if math.prod(layer.resolution) > 1 and not _PADDING.search(layer.kind):
-            last[layer.resolution] = layer
+        positions = math.prod(layer.resolution)
+        if positions > 1 and not _PADDING.search(layer.kind):
+            last[layer.spatial or maps.get(positions, layer.resolution)] = layer
     if not last:
         last = {layer.shape: layer for layer in layers}
     kept = {layer.name for layer in last.values()}

@@ -81,8 +81,45 @@ class TestLayerInfo:
     def test_names_of_axes(self, shape, kind, dims):
         assert native_dims(shape, kind) == dims
 
+    @pytest.mark.parametrize(
+        ("shape", "roles", "dims"),
+        [
+            ((56, 56, 96), ("y", "x", "channel"), ("y", "x", "channel")),
+            ((56, 56, 96), ("", "", "channel"), ("y", "x", "channel")),
+            ((4, 9, 9, 96), ("", "", "", "channel"), ("z", "y", "x", "channel")),
+            ((49, 96), ("", "channel"), ("token", "channel")),
+            ((96, 49), ("channel", ""), ("channel", "token")),
+            ((3, 4, 5), ("", "", ""), ("channel", "y", "x")),
+            ((3, 4, 5), (), ("channel", "y", "x")),
+            ((3, 4, 5), ("", "y", "x"), ("channel", "y", "x")),
+            ((4, 5), ("y", "x"), ("y", "x")),
+            ((64, 49, 96), ("token", "token", "channel"), ("window", "token", "channel")),
+            ((1, 49, 96), ("", "token", "channel"), ("window", "token", "channel")),
+            ((1, 3, 49, 49), ("x", "head", "token", "key"), ("window", "head", "token", "key")),
+            ((3, 49, 32), ("head", "", "channel"), ("head", "token", "channel")),
+            ((3, 32, 32), ("head", "channel", "channel"), ("head", "channel", "dim_2")),
+            ((2, 3, 4, 5), ("", "channel", "y", "x"), ("dim_0", "channel", "y", "x")),
+            ((7,), ("token",), ("token",)),
+            ((7,), ("sample",), ("channel",)),
+        ],
+    )
+    def test_names_of_axes_with_roles(self, shape, roles, dims):
+        assert native_dims(shape, "", roles) == dims
+
 
 class TestAuto:
+    def test_tokens_of_a_map_are_of_its_resolution(self):
+        maps = LayerInfo("maps", "Conv2d", ("y", "x", "channel"), (4, 4, 8), "float32")
+        tokens = LayerInfo("tokens", "Linear", ("token", "channel"), (16, 8), "float32")
+        more = LayerInfo("more", "cat", ("token", "channel"), (17, 8), "float32")
+        assert auto_layers([maps, tokens, more]) == [tokens, more]
+
+    def test_what_is_inside_attention_is_left_out(self):
+        dims = [("head", "token", "channel"), ("window", "token", "channel"), ("head", "token", "key")]
+        inside = [LayerInfo(f"a{i}", "mul", names, (3, 16, 8), "float32") for i, names in enumerate(dims)]
+        tokens = LayerInfo("tokens", "Linear", ("token", "channel"), (16, 8), "float32")
+        assert auto_layers([tokens, *inside]) == [tokens]
+
     def test_resnet_gives_stem_and_stages(self):
         assert names("auto") == ["relu", "layer1", "layer2", "layer3", "layer4"]
 
