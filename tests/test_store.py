@@ -22,6 +22,7 @@ from fmx.store.places import FolderPlace
 from fmx.store.schema import MOST_UNIT_BYTES, MOST_UNIT_SAMPLES, chunk_shape, unit_size
 
 GOLDEN = Path(__file__).parent / "golden" / "store_v1"
+GOLDEN_CLIPS = GOLDEN.with_name("store_v1_clips")
 LAYERS = [
     LayerInfo("conv1", "Conv2d", ("channel", "y", "x"), (2, 3, 4), "float32"),
     LayerInfo("torch/relu:2", "ReLU", ("token", "channel"), (2, 3), "float16"),
@@ -238,6 +239,14 @@ class TestPlaces:
             open_store(tmp_path / "new")
 
 
+def test_opening_a_finished_store_reads_little(tmp_path):
+    """Which samples are complete stands in many small parts: in a finished store nobody reads them."""
+    write(tmp_path / "s", a_plan())
+    for part in (tmp_path / "s/complete/c").iterdir():
+        part.write_bytes(b"no part")
+    check(open_store(tmp_path / "s"), LAYERS)
+
+
 class TestFindSample:
     def test_ids_come_before_positions_and_these_before_endings(self, tmp_path, golden):
         for i, name in enumerate(IDS):
@@ -301,5 +310,62 @@ def test_a_new_store_is_laid_out_as_the_golden_one(tmp_path, golden):
     xr.testing.assert_identical(tree, golden.tree.compute())
 
 
-if __name__ == "__main__":  # makes the golden store anew, which only a new format calls for
+CLIPS = [
+    LayerInfo("stem", "Conv3d", ("channel", "y", "x"), (4, 2, 2), "float32"),
+    LayerInfo("head", "Linear", ("channel",), (3,), "float32"),
+]
+
+
+def a_clip_plan():
+    """Plan clips: layers with timesteps of their own, some channels, rounded values, a codec for each."""
+    about = {"layers": ["stem", "head"], "seed": 7}
+    return StorePlan(
+        samples=IDS,
+        paths=IDS,
+        labels=["cat", "dog", "dog"],
+        noise=[0.0],
+        layers=CLIPS,
+        attributes=about,
+        timesteps=4,
+        dtype="float16",
+        codec={"stem": "zstd", "head": "none"},
+        channels={"stem": [0, 3]},
+        layer_timesteps={"stem": [0, 2], "head": [1.5]},
+    )
+
+
+def a_clip_block(key):
+    shape = {"stem": (6, 4, 2, 2), "head": (3, 3)}[key]
+    block = np.arange(math.prod(shape), dtype=np.float32).reshape(shape) / 8
+    if key == "head":
+        block[1] = np.nan, np.inf, 1e9
+    return block
+
+
+def write_clips(path):
+    with StoreWriter(path, a_clip_plan()) as writer:
+        writer.start_unit(range(3))
+        for key, rows in (("stem", 6), ("head", 3)):
+            writer.put(key, slice(0, rows), a_clip_block(key), noise=0)
+        writer.finish_unit(range(3))
+    return open_store(path)
+
+
+def test_a_store_of_clips_in_format_1_reads_as_it_was_written(tmp_path):
+    store = open_store(GOLDEN_CLIPS)
+    stem, head = store.activation("stem"), store.activation("head")
+    np.testing.assert_array_equal(stem.values[:, 0], a_clip_block("stem")[:, [0, 3]].reshape(3, 2, 2, 2, 2))
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(head.values[:, 0, 0], a_clip_block("head").astype(np.float16))
+    assert (stem["timestep"].values.tolist(), head["timestep"].values.tolist()) == ([0, 2], [1.5])
+    assert (stem["channel"].values.tolist(), str(stem.dtype)) == ([0, 3], "float16")
+    assert store.unusual == {"head": {"nan": 1, "inf": 2, "overflow": 1}}
+    new = write_clips(tmp_path / "s")
+    xr.testing.assert_identical(new.tree.compute(), store.tree.compute())
+    found, wanted = ({p.relative_to(r) for p in r.rglob("*")} for r in (new.path, GOLDEN_CLIPS))
+    assert found == wanted
+
+
+if __name__ == "__main__":  # makes the golden stores anew, which only a new format calls for
     write(GOLDEN, a_plan())
+    write_clips(GOLDEN_CLIPS)

@@ -193,7 +193,8 @@ def open_store(path: str | Path | Place) -> Store:
     tree = xr.open_datatree(_for_xarray(place), engine="zarr", chunks={}, consolidated=gathered)
     # Labels are small, and grouping and selecting by them needs their values.
     named = [name for name in str(root["attributes"].get("coordinates", "path label")).split() if name != "complete"]
-    labels = {name: tree[name].load() for name in named if name in tree}
+    # What else lies along the samples, such as which are complete, is not read with them.
+    labels = {name: tree.to_dataset()[name].variable.load() for name in named if name in tree}
     labels["complete"] = _complete(tree)
     tree.coords.update(labels)
     return Store(place, tree)
@@ -203,9 +204,9 @@ def _for_xarray(place: Place) -> Any:
     return place.local or place.zarr()
 
 
-def _complete(tree: xr.DataTree) -> xr.DataArray:
+def _complete(tree: xr.DataTree) -> xr.Variable:
     """Which samples are there; its many small parts need not be read where all of them are."""
-    found = tree.to_dataset()["complete"]
+    found = tree.to_dataset()["complete"].variable
     if tree.attrs["completeness"] != "complete":
         return found.load()
     return found.copy(data=np.ones(found.shape, dtype=bool))

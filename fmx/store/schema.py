@@ -2,14 +2,37 @@
 
 A store is a Zarr v3 hierarchy that ``xr.open_datatree(path, engine="zarr")`` opens without fmx:
 
-- root: the coordinates ``sample``, ``noise`` and ``timestep``; ``path``, ``label`` and ``complete`` along ``sample``;
+- root: the coordinates ``sample``, ``noise`` and ``timestep``; ``path``, ``label``, ``complete`` and further labels
+  along ``sample``; attributes that say how the values came about;
 - ``layers/<key>``: ``activation`` with dims (sample, noise, timestep, …native) and its native coordinates;
+  ``channel`` numbers the layer's channels, some of which may have been left out;
 - ``inputs``: ``picture``, the preprocessed pictures (sample, timestep, y, x, band) as uint8;
 - ``outputs``: the model's outputs, where asked for; ``analysis/<name>``: saved results.
 
-The samples are written in *units*: the same number of samples in every array, and a whole number of chunks in each.
-``complete`` has one chunk a unit and is written after everything else of that unit, so that a unit counts as done only
-when all of it is there, without two writers ever touching the same chunk.
+Where layers have timesteps of their own, ``timestep`` stands in each group instead of at the root, in frames of the
+input.
+
+**Values** are stored in each layer's own type, or in the one that was asked for. ``bfloat16``, which Zarr's readers
+don't know, is stored as float32 rounded to bfloat16's precision; the array's attribute ``precision`` says so.
+``nan``, ``inf`` and ``overflow`` (sample, noise) beside an activation count its values that are not finite, and those
+that became infinite when they were stored; where they hold only zeros, nothing of them is written.
+
+**Units.** The samples are written in units: the same number of samples in every array, and a whole number of chunks
+in each. ``complete`` has one chunk a unit and is written after everything else of that unit, so that a unit counts as
+done only when all of it is there, without two writers ever touching the same chunk. A chunk of ``complete`` exists if
+and only if its unit is done. The root's attribute ``completeness`` becomes ``complete`` when all are.
+
+**Chunks** hold little-endian numbers, compressed by Blosc (or not at all), with a CRC-32C at the end. Every chunk of
+a unit is written, also one that holds only fill values: the attribute ``every_chunk_is_written`` says that what is
+missing is a loss. Older stores of format 1 lack it, the counts, and checksums of labels.
+
+**The root's metadata** holds that of everything below it (consolidated metadata), is written last when a store is
+made and in one piece when anything changes: it alone decides what a reader sees. An array's own ``zarr.json`` may be
+ahead of it while an append is being finished.
+
+Names that begin with ``.fmx-`` are no part of the hierarchy: ``.fmx-making`` while a store is being made,
+``.fmx-lock`` while it is being written, ``.fmx-append/`` while something is added, ``.fmx-partial-…`` for writes in
+progress.
 """
 
 from __future__ import annotations
