@@ -259,8 +259,9 @@ class TestChannels:
 
 
 class TestMemory:
+    @pytest.mark.parametrize("batch", [1, 3, 4])
     @pytest.mark.parametrize("buffers", [1, 2])
-    def test_blocks_wait_for_room(self, tmp_path, monkeypatch, buffers):
+    def test_blocks_wait_for_room(self, tmp_path, monkeypatch, buffers, batch):
         """What is on its way to the disk never exceeds the room that was given."""
         monkeypatch.setattr(schema, "MOST_UNIT_SAMPLES", 4)
         plan = a_plan(64, layers=(CONV,))
@@ -276,8 +277,9 @@ class TestMemory:
             monkeypatch.setattr(writer, "_take", take)
             for unit in pending_units(place):
                 writer.start_unit(unit)
-                for row in range(0, 4, 4):
-                    writer.put("conv", slice(row, row + 4), drawn(4, 5, 4, 4), noise=0)
+                for row in range(0, 4, batch):
+                    values = drawn(min(batch, 4 - row), 5, 4, 4)
+                    writer.put("conv", slice(row, row + len(values)), values, noise=0)
                 writer.finish_unit(unit)
         block = 4 * 5 * 16 * 4
         assert len(seen) == 16

@@ -128,13 +128,11 @@ class UnitWriter:
         whole = []
         for piece in self._chunkers[key].pieces(rows, block, noise or 0):
             if len(piece.values) == self._chunkers[key].rows:
-                whole.append(piece)
+                whole.append((piece.row, piece.values))
             else:
                 self._keep(unit, piece)
         if whole:
-            self._take(block.nbytes)
-            jobs = [job for piece in whole for job in self._submit(unit, piece.row, piece.values)]
-            _when_all(jobs, lambda: self._give_back(block.nbytes))
+            self._send(unit, whole, block.nbytes)
 
     def _keep(self, unit: _Unit, piece: Piece) -> None:
         """Keep what fills a part of a chunk until the rest of it comes."""
@@ -146,7 +144,7 @@ class UnitWriter:
         unit.waiting[piece.row] = buffer, filled
         if filled == rows:
             del unit.waiting[piece.row]
-            self._submit(unit, piece.row, buffer)
+            self._send(unit, [(piece.row, buffer)], buffer.nbytes)
 
     def _begin_row(self, unit: _Unit, piece: Piece) -> tuple[NDArray[Any], int]:  # noqa: ARG002
         """Give room for a row of chunks, and how much of it is filled already."""
@@ -160,7 +158,7 @@ class UnitWriter:
         assert full.where == unit
         self._check(full)
         for row, (buffer, filled) in full.waiting.items():
-            self._submit(full, row, buffer[:filled])
+            self._send(full, [(row, buffer[:filled])], buffer.nbytes)
         full.waiting.clear()
         self._closing.append(self._closer.submit(self._close, full))
 
@@ -180,6 +178,17 @@ class UnitWriter:
         """Say how many samples of the unit are in the store already, and stay."""
         return 0
 
+    def _send(self, unit: _Unit, rows: list[tuple[ChunkRow, NDArray[Any]]], size: int) -> None:
+        """Have rows of chunks written that together hold so many bytes of memory; waits until there is room."""
+        self._take(size)
+        jobs = [
+            self._encoders.submit(self._write, unit, row, values, cut)
+            for row, values in rows
+            for cut in range(self._chunkers[row.key].cuts)
+        ]
+        unit.jobs += jobs
+        _when_all(jobs, lambda: self._give_back(size))
+
     def _take(self, size: int) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._room)
@@ -195,12 +204,6 @@ class UnitWriter:
             self._closing.pop(0).result()
 
     # -- in the threads --------------------------------------------------------------------------------
-
-    def _submit(self, unit: _Unit, row: ChunkRow, values: NDArray[Any]) -> list[Future[None]]:
-        cuts = range(self._chunkers[row.key].cuts)
-        jobs = [self._encoders.submit(self._write, unit, row, values, cut) for cut in cuts]
-        unit.jobs += jobs
-        return jobs
 
     def _write(self, unit: _Unit, row: ChunkRow, values: NDArray[Any], cut: int) -> None:
         chunker = self._chunkers[row.key]
