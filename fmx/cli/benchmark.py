@@ -58,7 +58,7 @@ def bench(
     if json:
         print_json(rows)
         return
-    base = f"× {rows[0]['what']}, {rows[0]['engine']}"
+    base = "× first"
     headings = {"what": "what", "engine": "engine", "batch_size": "batch", "device": "device"}
     headings |= {"images_per_s": "images/s", "ratio": base, "bottleneck": "bound by"}
     varied = {key for key in ("batch_size", "device") if len({row[key] for row in rows}) > 1}

@@ -58,7 +58,6 @@ def draw_rates(rows: Sequence[Mapping[str, Any]], file: str) -> None:
 
 
 def _kind(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Name an engine, with what else was varied."""
-    engine = row["asked"] if row["asked"] == row["engine"] else f"{row['asked']} ({row['engine']})"
+    """Name the engine that was asked for, with what else was varied."""
     more = {"batch_size": f"batch {row['batch_size']}", "device": row["device"]}
-    return ", ".join([engine, *(text for key, text in more.items() if len({r[key] for r in rows}) > 1)])
+    return ", ".join([row["asked"], *(text for key, text in more.items() if len({r[key] for r in rows}) > 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,9 @@ from fmx.layers import LayerInfo
 __all__ = ["bench"]
 
 Progress = Callable[[int, int], None]
-_BATCHES = 4
+_FEWEST_BATCHES = 4
+_SECONDS = 1.5
+_MOST_BYTES = 256 * 2**20
 _REDUCERS = ("stats", "hist")
 
 
@@ -66,7 +69,7 @@ def bench(
     batch_sizes : sequence of int
     engines, devices : sequence of str
     rounds : int
-        Timed rounds, after one that warms up. A round is one batch, and four batches for whole extractions.
+        Timed rounds, after one that warms up. A round is one batch, and a second or so of whole extractions.
     progress : callable, optional
         Called with the number of rounds done and the number in all.
 
@@ -128,7 +131,7 @@ def _contenders(
         session.run(batch)  # settles the engine
         settled_on = session.engine
         yield _Contender(what, settled_on, engine, batch_size, device, _timed(session, batch))
-    extracted = np.concatenate([batch] * _BATCHES) if data is None else data
+    extracted = np.concatenate([batch] * _batches(session, batch)) if data is None else data
     for what, reduce in (("capture + reduce", _REDUCERS), ("capture + store", ())):
         request = Request(
             model=model,
@@ -144,6 +147,14 @@ def _contenders(
         yield _Contender(what, settled_on, engine, batch_size, device, _extracting(request))
 
 
+def _batches(session: Session, batch: NDArray[Any]) -> int:
+    """Choose how many batches make an extraction of a second or so, in 256 MB at most."""
+    start = time.perf_counter()
+    session.run(batch)
+    wanted = math.ceil(_SECONDS / (time.perf_counter() - start))
+    return max(min(wanted, _MOST_BYTES // batch.nbytes), _FEWEST_BATCHES)
+
+
 def _timed(session: Session, batch: NDArray[Any]) -> Callable[[], tuple[float, str]]:
     def once() -> tuple[float, str]:
         start = time.perf_counter()
@@ -155,11 +166,11 @@ def _timed(session: Session, batch: NDArray[Any]) -> Callable[[], tuple[float, s
 
 def _extracting(request: Request) -> Callable[[], tuple[float, str]]:
     def once() -> tuple[float, str]:
-        marks: list[Status] = []
-        settled = settle(request)
-        start = time.perf_counter()
-        run(settled, marks.append)
-        return len(settled.source.samples) / (time.perf_counter() - start), marks[-1].bottleneck
+        marks: list[tuple[float, Status]] = []
+        run(settle(request), lambda status: marks.append((time.perf_counter(), status)))
+        # What is done once for each run, such as setting the engine up, is over with the first batch.
+        start, first = marks[0]
+        return (marks[-1][1].done - first.done) / (time.perf_counter() - start), marks[-1][1].bottleneck
 
     return once
 
