@@ -64,7 +64,11 @@ class NumpyNet:
         device: str = "cpu",
         engine: str = "eager",
         outputs: bool = False,
+        precision: str | None = None,
+        expected_batches: int | None = None,
     ) -> NumpySession:
+        if precision not in {None, "float32"}:
+            raise ModelError(f"NumPy networks compute in float32: leave --precision {precision} out.")
         if device != "cpu":
             raise ModelError(f"NumPy does not run on {device}: use cpu.")
         if engine not in {"eager", "auto"}:
