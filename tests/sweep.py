@@ -31,12 +31,14 @@ TOLERANCE = 1e-4
 class Comparison:
     """How a format differs from the PyTorch module itself.
 
-    `missing` counts, by kind, the layers that the format does not list; `extra` holds those that only it lists.
+    `missing` counts, by kind, the layers that the format does not list; `extra` holds those that only it lists;
+    `other_axes` those whose axes have other names.
     """
 
     layers: int = 0
     missing: Counter[str] = field(default_factory=Counter)
     extra: list[str] = field(default_factory=list)
+    other_axes: list[str] = field(default_factory=list)
     worst: float = 0.0
     failed: str = ""
 
@@ -47,6 +49,8 @@ class Comparison:
         parts = [f"−{count} {kind}" for kind, count in sorted(self.missing.items())]
         if self.extra:
             parts.append("+" + ", ".join(sorted({name.rpartition(".")[2] for name in self.extra})))
+        if self.other_axes:
+            parts.append(f"other axes: {', '.join(self.other_axes[:3])}")
         return ("; ".join(parts) or "same") + f" ({self.worst:.0e})"
 
 
@@ -84,6 +88,8 @@ def compare(reference: Model, other: Model, batch: np.ndarray[Any, Any]) -> Comp
     common = [name for name in listed if name in kinds]
     found = Comparison(len(kinds), Counter(kind for name, kind in kinds.items() if name not in listed))
     found.extra = [name for name in listed if name not in kinds]
+    axes = {layer.name: layer.dims for layer in reference.layers}
+    found.other_axes = [layer.name for layer in other.layers if axes.get(layer.name, layer.dims) != layer.dims]
     for start in range(0, len(common), 100):
         some = common[start : start + 100]
         with reference.session(some) as one, other.session(some) as two:

@@ -105,7 +105,7 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
 
 def _as_tensors(schema: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """Give tensors where an operator takes them: the numbers of a TorchScript graph come as Python's."""
-    wanted = [str(argument.type) == "Tensor" for argument in schema]
+    wanted = [str(argument.type) in {"Tensor", "Optional[Tensor]"} for argument in schema]
     return [
         torch.tensor(value) if is_tensor and isinstance(value, int | float) else value
         for value, is_tensor in zip(args, wanted, strict=False)
