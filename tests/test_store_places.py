@@ -10,8 +10,11 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +234,11 @@ print(float(tree["layers/conv1/activation"].sum()))"""
         check(open_store(s3), LAYERS)
 
 
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        return
+
+
 class Redone(UnitWriter):
     def __init__(self, place, plan):
         super().__init__(place)
@@ -253,6 +261,17 @@ def objects(place):
 
 
 class TestAddresses:
+    def test_what_a_web_server_offers_is_read(self, tmp_path):
+        write(tmp_path / "s.zarr", a_plan())
+        handler = partial(QuietHandler, directory=str(tmp_path))
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+            threading.Thread(target=web.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{web.server_address[1]}/s.zarr"
+            check(open_store(address), LAYERS)
+            with pytest.raises(StoreError, match="can only be read: give a folder or s3://"):
+                write(address, a_plan(), overwrite=True)
+            web.shutdown()
+
     def test_what_they_lead_to(self, tmp_path, s3):
         assert isinstance(place_of("s3://bucket/a"), ObjectPlace)
         assert isinstance(place_of(Path("s3://bucket/a")), ObjectPlace)

@@ -42,12 +42,17 @@ def prepare_place(to: str | Path | Place, *, overwrite: bool) -> Place:
         Something is there already, and is not a store or may not be overwritten.
     """
     place = place_of(to)
+    if place.text.startswith(("http://", "https://")):
+        raise StoreError(f"{place} can only be read: give a folder or s3://… to write to.")
     if is_fmx_store(place):
         if not overwrite:
             raise StoreError(
                 f"{place} is there already: choose another name with -o, or add --overwrite to replace it."
             )
-    elif not _is_free(place):
+        return place
+    with written_to(place):
+        free = _is_free(place)
+    if not free:
         raise StoreError(f"{place} is there and is no fmx store: choose another name with -o.")
     return place
 
