@@ -72,7 +72,8 @@ class Request:
             raise DataError(f"A batch has at least one sample, not {self.batch_size}: correct --batch-size.")
         for name, (option, known) in _WAYS.items():
             if getattr(self, name) not in known:
-                words = ", ".join(str(k) for k in known if k)
+                *others, last = (str(k) for k in known if k)
+                words = f"{', '.join(others)} or {last}"
                 raise DataError(f"There is no {option} {getattr(self, name)}: use {words}.")
         if not -(2**63) <= self.seed < 2**63:
             raise DataError(f"--seed {self.seed} is too large: use a number of at most 18 digits.")
