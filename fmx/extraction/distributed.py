@@ -15,6 +15,7 @@ from typing import Any
 
 from fmx.adapter import Session
 from fmx.errors import DataError
+from fmx.extraction.allocator import memory_is_kept
 from fmx.extraction.request import Request
 from fmx.extraction.settle import Settled, settle
 from fmx.store import Place, pending_units
@@ -181,8 +182,8 @@ def _fill(token: str, request: Request, place: Place, units: Sequence[range]) ->
     settled = _settled_here(token, request)
     missing = set(pending_units(place))
     todo = [unit for unit in units if unit in missing]
-    fill_units(
-        settled, _session_here(token, settled, request.engine), place, todo, stop=Event(f"fmx-stop-{token}").is_set
-    )
+    session, stop = _session_here(token, settled, request.engine), Event(f"fmx-stop-{token}").is_set
+    with memory_is_kept():
+        fill_units(settled, session, place, todo, stop=stop)
     left = set(pending_units(place))
     return sum(len(unit) for unit in units if unit not in left)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fmx.adapter import Batch, Capture, Session, run_all
 from fmx.errors import StoreError
+from fmx.extraction.allocator import memory_is_kept
 from fmx.extraction.estimate import buffers_within, check_room, compressed_bytes
 from fmx.extraction.feed import Fed, Feed
 from fmx.extraction.pipeline import Course, Handover, Meter, Progress, Sink, Status
@@ -62,9 +63,14 @@ def run(settled: Settled, progress: Progress | None = None, stop: Stop | None = 
     Store
         Complete, or partial if `stop` said so; running the same again goes on.
     """
-    job = _Job(settled, progress or _silent, stop or _never)
     final = place_of(settled.request.to)
-    with StoreLock(final):
+    with memory_is_kept(), StoreLock(final) as lock:
+
+        def ends() -> bool:
+            lock.check()
+            return stop is not None and stop()
+
+        job = _Job(settled, progress or _silent, ends)
         if settled.request.append:
             job.append(final)
         elif settled.request.repair:
