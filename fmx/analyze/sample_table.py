@@ -123,7 +123,7 @@ class SampleTable:
     @property
     def result_type(self) -> np.dtype[Any]:
         """Type of the values that are read."""
-        return np.dtype(np.float32 if is_small(self.dtype) else np.float64)
+        return np.dtype(np.float32 if is_small(self.dtype) and self.space != "mean" else np.float64)
 
     @property
     def nbytes(self) -> int:
@@ -164,6 +164,48 @@ class SampleTable:
                 part = np.where(nans, 0, part)  # noqa: PLW2901
             values[where] = part
         return Block(values, nan, inf, bad)
+
+    def by_channel(self, values: NDArray[Any], column: Column) -> NDArray[Any]:
+        """See a column's values (sample, feature) as (sample, channel, position)."""
+        channels = column.stop - column.start
+        if self.space != "full" or self._axis is None:
+            return values.reshape(len(values), channels, -1)
+        native = list(self.shape[3:])
+        native[self._axis] = channels
+        return np.moveaxis(values.reshape(len(values), *native), 1 + self._axis, 1).reshape(len(values), channels, -1)
+
+    def read_channels(
+        self, array: Any, step: int, rows: Rows
+    ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+        """Read all channels of these samples at one timestep.
+
+        Returns
+        -------
+        array (sample, channel, position)
+            With 0 in place of values that are not finite.
+        array (sample,) of int64, twice
+            How many values of each sample were not a number, and how many were infinite.
+        """
+        nan, inf = (np.zeros(len(rows), np.int64) for _ in range(2))
+        parts = []
+        for column in self.columns():
+            if column.step == step:
+                block = self.read(array, column, rows)
+                nan += block.nan
+                inf += block.inf
+                parts.append(self.by_channel(block.values, column))
+        return np.concatenate(parts, axis=1), nan, inf
+
+    def runs(self, size: int) -> list[Rows]:
+        """Cut the rows into runs of whole chunks that take about so many bytes with all channels at one timestep."""
+        sample = max(self.result_type.itemsize * math.prod(self.shape[3:]), 1)
+        length = max(size // sample // self.chunks[0], 1) * self.chunks[0]
+        return [np.arange(i, min(i + length, len(self.rows))) for i in range(0, len(self.rows), length)]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, 1 for layers without such an axis."""
+        return 1 if self._axis is None else self.shape[3 + self._axis]
 
     def _parts(self, array: Any, column: Column, positions: Rows) -> Iterator[tuple[Rows, NDArray[Any]]]:
         """Read runs of neighbouring chunks, and say which of the wanted samples they hold."""
