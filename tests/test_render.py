@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -548,3 +549,28 @@ def test_importing_the_package_stays_light():
     code = "import sys, fmx.render; print([m for m in ('matplotlib', 'torch') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_maps_with_their_channels_last_are_drawn_the_same(tmp_path: Path) -> None:
+    from fmx.layers import LayerInfo
+    from fmx.render import grid_frames, overlay_frame
+    from fmx.store import StorePlan, StoreWriter, open_store
+
+    values = np.random.default_rng(0).normal(size=(1, 6, 7, 5)).astype(np.float32)
+    frames = []
+    for dims in (("channel", "y", "x"), ("y", "x", "channel")):
+        shape = tuple({"channel": 6, "y": 7, "x": 5}[dim] for dim in dims)
+        layer = LayerInfo("a", "Conv2d", dims, shape, "float32")
+        plan = StorePlan(["s"], [""], [""], [0.0], [layer], {"layers": ["a"]}, picture=(14, 10, 3))
+        place = tmp_path / f"{dims[0]}.zarr"
+        with StoreWriter(place, plan) as writer:
+            writer.start_unit(range(1))
+            block = values if dims[0] == "channel" else np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+            writer.put("a", slice(0, 1), block, noise=0)
+            writer.put("inputs", slice(0, 1), np.zeros((1, 14, 10, 3), np.uint8))
+            writer.finish_unit(range(1))
+        store = open_store(place)
+        (page,) = grid_frames(store, layer="a")
+        frames.append((page.pixels, overlay_frame(store, layers="a", channel=2).pixels))
+    for one, two in zip(*frames, strict=True):
+        np.testing.assert_array_equal(one, two)

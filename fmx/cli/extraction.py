@@ -75,7 +75,7 @@ def extract(
     ] = None,
     seed: Annotated[int, _option(_NOISE, "Seed of the noise.")] = 0,
     batch_size: Annotated[int, _option(_RUN, "Samples that the model runs at once.")] = 32,
-    device: Annotated[str, _option(_RUN, "cpu, cuda, cuda:1 or mps.")] = "cpu",
+    device: Annotated[str, _option(_RUN, "cpu, cuda, cuda:1, mps; for ONNX also tensorrt, rocm, coreml, …")] = "cpu",
     engine: Annotated[
         str, _option(_RUN, "auto: the fastest that agrees with the reference; eager: the reference; or a name.")
     ] = "auto",

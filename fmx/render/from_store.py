@@ -37,6 +37,7 @@ def grid_frames(
     """
     name = store.find_sample(str(sample))
     (array,) = store.compute(_at(store, layer, name, noise, timestep))
+    array = _channel_first(array)
     maps = check_maps(array.values, layer, [str(d) for d in array.dims])
     step = timestep if store.frames > 1 else None
     yield from grid_pages(maps, layer=layer, sample=name, noise=noise, timestep=step, **look)
@@ -93,7 +94,13 @@ def _title(info: LayerInfo) -> str:
     return f"{info.name} · {info.kind}" if info.name.replace(".", "").isdigit() else info.name
 
 
+def _channel_first(array: xr.DataArray) -> xr.DataArray:
+    """Bring maps into the order (channel, y, x): some networks have their channels last."""
+    return array.transpose("channel", "y", "x") if {"channel", "y", "x"} == set(array.dims) else array
+
+
 def _heat(array: xr.DataArray, info: LayerInfo, channel: str | int) -> NDArray[Any]:
+    array = _channel_first(array)
     if channel in {"mean", "max"}:
         values = array.values
         return np.asarray(values.mean(axis=0) if channel == "mean" else values.max(axis=0))
