@@ -26,7 +26,7 @@ def write_store(path, values, labels=LABELS, noise=(0.0,), native=None, kinds=No
         for name, array in values.items()
     ]
     ids = [f"{label or 'all'}/{i}.png" for i, label in enumerate(labels)]
-    attributes = {"layers": list(values)}
+    attributes = {"layers": list(values), "input_shape": [3, 16, 12], "fingerprint": "none"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fmx.store.plan.chunk_shape", functools.partial(chunk_shape, chunk_bytes=chunk_bytes))
         patch.setattr("fmx.store.schema.MOST_UNIT_SAMPLES", 4)

@@ -9,10 +9,10 @@ import xarray as xr
 
 from fmx.analyze.layer_work import LayerWork, run_works
 from fmx.analyze.parts import WHOLE, Part
-from fmx.reduce import Reducer
+from fmx.reduce import Reducer, State
 from fmx.store import Store
 
-__all__ = ["sample_batches"]
+__all__ = ["merge_along", "sample_batches"]
 
 # What the results of a batch may take in memory.
 BATCH_BYTES = 64 * 2**20
@@ -72,3 +72,13 @@ def _batch_length(work: LayerWork, chunk: int) -> int:
     while chunk > fits:
         chunk = -(-chunk // 2)
     return chunk
+
+
+def merge_along(reducer: Reducer, states: State) -> State:
+    """Merge the states along the first axis, in a tree."""
+    while len(states) > 1:
+        pairs = len(states) // 2
+        merged = reducer.merge(states[:pairs], states[pairs : 2 * pairs])
+        states = np.concatenate([merged, states[2 * pairs :]])
+    first: State = states[0]
+    return first

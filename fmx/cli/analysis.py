@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmx.cli import channels
+from fmx.cli import channels, quality
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 from fmx.errors import FmxError
@@ -32,6 +32,9 @@ def register_analyses(app: typer.Typer) -> None:
         "rank": (channels.rank, "acts.zarr --layers layer4 --per class --top 5 --held-out 0.5"),
         "top-samples": (channels.top_samples, "acts.zarr --layers layer4 --top 9 --channels 0,3"),
         "class-sums": (channels.class_sums, "acts.zarr --layers layer4 --held-out 0.5"),
+        "robustness": (quality.robustness, "acts.zarr --layers layer1,layer4"),
+        "temporal": (quality.temporal, "clips.zarr --layers layer4 --per channel --top 5"),
+        "health": (quality.health, "acts.zarr --layers kind:ReLU"),
         "export": (export, "acts.zarr --analysis stats -o out --format csv"),
     }
     for name, (function, words) in examples.items():

@@ -6,6 +6,7 @@ from fmx.reduce.histogram import Histogram
 from fmx.reduce.moments import Moments
 from fmx.reduce.protocol import Position, Reducer, State
 from fmx.reduce.quantiles import LogHistogram, Quantiles
+from fmx.reduce.series import NoisePairs, TimeSeries
 from fmx.reduce.sets import ReducerSet
 from fmx.reduce.top_samples import TopSamples
 
@@ -14,11 +15,13 @@ __all__ = [
     "Histogram",
     "LogHistogram",
     "Moments",
+    "NoisePairs",
     "Position",
     "Quantiles",
     "Reducer",
     "ReducerSet",
     "State",
+    "TimeSeries",
     "TopSamples",
     "update_groups",
 ]

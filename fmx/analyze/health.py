@@ -1,0 +1,257 @@
+"""What may be wrong with layers: dead, always-on, saturated and duplicate channels, means and sparsity out of range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fmx.analyze.batches import merge_along, sample_batches
+from fmx.analyze.parts import Part, check_complete, find_level
+from fmx.errors import FmxError
+from fmx.layers import LayerInfo
+from fmx.reduce import Moments, Reducer
+from fmx.reduce.places import Extremes, Places
+from fmx.store import Store
+
+__all__ = ["MEANINGS", "health"]
+
+MEAN_RANGE = (0.1, 2.0)
+SPARSITY_RANGE = (0.3, 0.7)
+LEAST_SPREAD = 0.1
+SATURATED = 0.5
+TWIN = 0.98
+# Places of each sample at which channels are compared, and the most channels of which all pairs are.
+PLACES = 16
+MOST_CHANNELS = 8192
+
+MEANINGS = {
+    "dead": "dead channels say nothing: learning rate too high, bad initialisation, or inputs unlike the training data",
+    "always on": "channels that are never 0 behind a ReLU act as linear ones: a bias that is too large",
+    "saturated": "values pile up at the largest one: clipped or squashed, where gradients vanish",
+    "duplicates": "channels that do the same: the layer is wider than it has to be, and can be pruned",
+    "mean": "means far from 0.1 to 2.0: inputs preprocessed in another way than in training, or missing normalisation",
+    "sparsity": "30 to 70 % zeros are usual behind a ReLU: more lets little through, less selects little",
+    "spread": "all channels have much the same mean: little is told apart, as in layers that are not trained",
+    "not finite": "NaN or infinite values: an overflow in the model or in the stored type",
+}
+_CHANNEL = {
+    "mean": "mean of the finite values",
+    "magnitude": "mean of the absolute values",
+    "sparsity": "share of the finite values that are exactly 0",
+    "min": "smallest finite value",
+    "max": "largest finite value",
+    "dead": "never above 0 in a layer without negative values; the same value everywhere in others",
+    "always_on": "never 0, in a layer without negative values of which at least 1 % are 0",
+    "at_max": "share of the values that are exactly the channel's largest one, where that is not 0",
+    "saturated": "whether that is at least half of them, in a channel that is not constant",
+    "twin": "channel with the largest absolute correlation to this one; -1 where there is none",
+    "correlation": "Pearson's correlation with it, over 16 evenly spaced values (positions, timesteps) of each sample; "
+    "NaN where this channel is constant there",
+    "duplicate": "whether the absolute correlation is at least 0.98",
+    "nan": "values that are not a number",
+    "inf": "values that are infinite",
+}
+
+
+@dataclass
+class _Found:
+    """What is known of a layer's channels (channel,)."""
+
+    moments: Any
+    extremes: Any
+    twin: NDArray[np.int64]
+    correlation: NDArray[np.float64]
+
+
+def health(
+    store: Store,
+    *,
+    layers: str | Iterable[str] = "all",
+    per: str = "layer",
+    noise: float | None = None,
+    allow_partial: bool = False,
+) -> dict[str, xr.Dataset]:
+    """Look for what may be wrong with each layer, in one read of the store.
+
+    The usual good ranges are a mean absolute activation of 0.1 to 2.0, and 30 to 70 % zeros behind a ReLU. They are
+    rules of thumb: a healthy network may well have layers outside of them.
+
+    Parameters
+    ----------
+    store : Store
+    layers : str or iterable of str
+    per : str
+        ``layer``, or ``channel`` for every channel apart.
+    noise : float, optional
+        Level; 0 where left out.
+    allow_partial : bool
+        Analyse the complete samples of an unfinished store.
+
+    Returns
+    -------
+    dict of str to xarray.Dataset
+        By layer. Per channel: mean, magnitude, sparsity, min, max, dead, always_on, at_max, saturated, twin,
+        correlation, duplicate, nan and inf (channel). Per layer: channels, the numbers of those that are dead,
+        always_on, saturated and duplicate, mean, magnitude, sparsity, channel_variance (of the channels' means), nan,
+        inf, and verdict, a sentence. Definitions in the attributes; see also `MEANINGS`.
+
+    Raises
+    ------
+    FmxError
+        A layer without channels; an unfinished store.
+    """
+    if per not in {"layer", "channel"}:
+        raise FmxError(f"Health is told per layer or channel, not {per}.")
+    check_complete(store, allow_partial)
+    part = Part(level=find_level(store, noise))
+    found = {}
+    for info in store.select(layers):
+        if "channel" not in info.dims:
+            raise FmxError(f"{info.name} has no axis channel to be looked at: leave it out with --layers.")
+        data = store.layer(info.name)
+        channels = _channels(_read(store, info, part), data)
+        found[info.name] = channels if per == "channel" else _layer(channels, data.attrs)
+    return found
+
+
+def _read(store: Store, info: LayerInfo, part: Part) -> _Found:
+    array = store.activation(info.name)
+    shape = [array.sizes[dim] for dim in array.dims if dim not in {"sample", "noise", "channel"}]
+    flat = np.unique(np.linspace(0, max(np.prod(shape, dtype=int) - 1, 0), PLACES).round().astype(np.int64))
+    inside = np.stack(np.unravel_index(flat, shape), axis=1)
+    # Noise is the first of the axes that are summed up, and one level of it is read.
+    positions = np.concatenate([np.full((len(flat), 1), part.level or 0), inside], axis=1)
+    summed: dict[str, Reducer] = {"s": Moments(), "e": Extremes()}
+    reducers: dict[str, Reducer] = {**summed, "p": Places(positions)}
+    pairs = _Pairs(array.sizes["channel"])
+    states: dict[str, Any] = {}
+    for batch in sample_batches(store, info.name, reducers, by=("sample", "channel"), part=part, finalize=False):
+        for name, reducer in summed.items():
+            merged = merge_along(reducer, batch[name].values)
+            states[name] = merged if name not in states else reducer.merge(states[name], merged)
+        values = batch["p"].values["value"]
+        pairs.take(np.moveaxis(values, 2, 1).reshape(-1, values.shape[1]))
+    return _Found(states["s"], states["e"], *pairs.twins())
+
+
+class _Pairs:
+    """Correlations between all pairs of channels, from any number of rows (row, channel)."""
+
+    def __init__(self, channels: int) -> None:
+        self.wanted = 2 <= channels <= MOST_CHANNELS
+        self.count = 0
+        self.mean = np.zeros(channels)
+        self.products = np.zeros((channels, channels)) if self.wanted else np.zeros((0, channels))
+
+    def take(self, rows: NDArray[np.float64]) -> None:
+        """Take in rows; values that are not finite count as their channel's mean."""
+        if not self.wanted or not len(rows):
+            return
+        finite = np.isfinite(rows)
+        known = np.maximum(finite.sum(axis=0), 1)
+        mean = np.where(finite, rows, 0).sum(axis=0) / known
+        apart = np.where(finite, rows - mean, 0)
+        total = self.count + len(rows)
+        shift = mean - self.mean
+        self.products += apart.T @ apart + np.outer(shift, shift) * (self.count * len(rows) / total)
+        self.mean += shift * len(rows) / total
+        self.count = total
+
+    def twins(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Give for each channel the one it is most like, and how much."""
+        channels = len(self.mean)
+        if not self.wanted:
+            return np.full(channels, -1), np.full(channels, np.nan)
+        size = np.sqrt(np.diag(self.products))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            like = self.products / size[:, None] / size
+        like = np.where(np.isfinite(like), np.clip(like, -1, 1), 0)
+        np.fill_diagonal(like, 0)
+        twin = np.abs(like).argmax(axis=1)
+        value = like[np.arange(channels), twin]
+        return np.where(value == 0, -1, twin), np.where(value == 0, np.nan, value)
+
+
+def _channels(found: _Found, data: xr.Dataset) -> xr.Dataset:
+    moments, extremes = Moments().finalize(found.moments), Extremes().finalize(found.extremes)
+    low, high, zeros = moments["min"], moments["max"], moments["sparsity"]
+    known = moments["count"] > 0
+    rectified = bool((low[known] >= 0).all())
+    zero_share = float(found.moments["zeros"].sum() / max(moments["count"].sum(), 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        at_max = np.where(high == 0, 0.0, extremes["at_max"] / moments["count"])
+        magnitude = moments["l1"] / moments["count"]
+    constant = known & (low == high)
+    dead = known & (high <= 0) if rectified else constant
+    numbers = np.append(data["channel"].values, -1)
+    values = {
+        "mean": moments["mean"],
+        "magnitude": magnitude,
+        "sparsity": zeros,
+        "min": low,
+        "max": high,
+        "dead": dead,
+        "always_on": known & (zeros == 0) & rectified & (zero_share >= 0.01),
+        "at_max": at_max,
+        "saturated": known & ~constant & (at_max >= SATURATED),
+        "twin": numbers[found.twin],
+        "correlation": found.correlation,
+        "duplicate": np.abs(np.nan_to_num(found.correlation)) >= TWIN,
+        "nan": moments["nan"],
+        "inf": moments["inf"],
+    }
+    variables = {name: ("channel", value, {"definition": _CHANNEL[name]}) for name, value in values.items()}
+    result = xr.Dataset(variables, coords={"channel": data["channel"]}, attrs=dict(data.attrs))
+    totals = {"values": int(moments["count"].sum()), "zeros": int(found.moments["zeros"].sum())}
+    return result.assign_attrs(rectified=int(rectified), **totals)
+
+
+def _layer(channels: xr.Dataset, attributes: Any) -> xr.Dataset:
+    count = channels.sizes["channel"]
+    values: dict[str, Any] = {"channels": count}
+    values |= {name: int(channels[name].sum()) for name in ("dead", "always_on", "saturated", "duplicate")}
+    values |= {name: float(channels[name].mean()) for name in ("mean", "magnitude")}
+    values["sparsity"] = channels.attrs["zeros"] / channels.attrs["values"] if channels.attrs["values"] else np.nan
+    values["channel_variance"] = float(channels["mean"].var())
+    values |= {name: int(channels[name].sum()) for name in ("nan", "inf")}
+    flags = _flags(values, rectified=bool(channels.attrs["rectified"]))
+    values["verdict"] = "; ".join(flags.values()) or "nothing unusual"
+    about = {
+        "channels": "number of channels",
+        "channel_variance": "variance of the channels' means",
+        "verdict": "what is outside of the usual ranges",
+        **{name: f"channels: {_CHANNEL[name]}" for name in ("dead", "always_on", "saturated", "duplicate")},
+    }
+    variables = {name: ((), v, {"definition": about.get(name, _CHANNEL.get(name, ""))}) for name, v in values.items()}
+    return xr.Dataset(variables, attrs={**attributes, "flags": ", ".join(flags)})
+
+
+def _flags(found: dict[str, Any], *, rectified: bool) -> dict[str, str]:
+    """Say what is unusual, by the key of its meaning."""
+    flags: dict[str, str] = {}
+    count = found["channels"]
+    if lost := found["nan"] + found["inf"]:
+        flags["not finite"] = f"{lost} values are NaN or infinite"
+    for name, key, text in (
+        ("dead", "dead", "dead"),
+        ("always_on", "always on", "always on"),
+        ("saturated", "saturated", "saturated"),
+        ("duplicate", "duplicates", "nearly the same as another"),
+    ):
+        if found[name]:
+            flags[key] = f"{found[name]} of {count} channels {text}"
+    if not MEAN_RANGE[0] <= found["magnitude"] <= MEAN_RANGE[1]:
+        flags["mean"] = (
+            f"mean size {found['magnitude']:.3g} ({'low' if found['magnitude'] < MEAN_RANGE[0] else 'high'})"
+        )
+    if rectified and not SPARSITY_RANGE[0] <= found["sparsity"] <= SPARSITY_RANGE[1]:
+        side = "low" if found["sparsity"] < SPARSITY_RANGE[0] else "high"
+        flags["sparsity"] = f"{100 * found['sparsity']:.0f} % zeros ({side})"
+    if count > 1 and rectified and found["channel_variance"] < (LEAST_SPREAD * found["mean"]) ** 2:
+        flags["spread"] = "channels have much the same mean"
+    return flags

@@ -1,0 +1,135 @@
+"""``fmx robustness``, ``fmx temporal`` and ``fmx health``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fmx.cli import options as opt
+from fmx.cli import reading as common
+
+__all__ = ["health", "robustness", "temporal"]
+
+Per = Annotated[str, typer.Option(help="layer, or channel for every channel apart.")]
+
+
+def robustness(
+    store: opt.StorePath,
+    layers: opt.Layers = "all",
+    per: Per = "layer",
+    top: Annotated[int, typer.Option("--top", "-k", help="Top channels of a sample that are compared.")] = 10,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Compare every noise level with the clean activations: SQNR, cosine, relative L2, correlation, top channels.
+
+    half_level is the level at which half of the signal is lost (SQNR 3 dB). The share of flipped predictions needs a
+    store that was extracted with --outputs.
+    """
+    from fmx.analyze import robustness as compute
+    from fmx.analyze import to_rows
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    with common.reading():
+        found = compute(opened, layers=layers, per=per, top=top, allow_partial=allow_partial)
+    common.save(opened, save, found, {"analysis": "robustness", "per": per, "top": top})
+    rows = to_rows(found)
+    shown = rows if json else [row for row in rows if row["noise"] != 0]
+    names = ["layer", *(["channel"] if per == "channel" else []), "noise"]
+    names += ["sqnr", "cosine", "relative_l2", "correlation", "top_overlap", "halved", "flipped", "half_level"]
+    headings = {"sqnr": "SQNR dB", "relative_l2": "rel. L2", "top_overlap": f"top {top} kept", "halved": "halved"}
+    about = []
+    if per == "layer" and rows and "flipped" not in rows[0]:
+        about = ["extract with --outputs to see the share of flipped predictions"]
+    for row in shown if not json else []:
+        row["half_level"] = row["half_level"] if row["half_reached"] else "not reached"
+    columns = {name: headings.get(name, name) for name in names if rows and name in rows[0]}
+    lost = {"lost": "NaN/inf"} if any(row["lost"] for row in rows) else {}
+    common.show(shown, columns | lost, json=json, about=about)
+
+
+def temporal(
+    store: opt.StorePath,
+    layers: opt.Layers = "all",
+    per: Per = "layer",
+    top: Annotated[
+        int, typer.Option("--top", "-k", help="With --per channel: so many that change most, and least.")
+    ] = 10,
+    lags: Annotated[int, typer.Option(help="Lags of the autocorrelation, in timesteps.")] = 8,
+    noise: common.Noise = None,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Say how activations of clips change over time: change from step to step, variance, autocorrelation.
+
+    --json has every channel, --save also the change at each step and the autocorrelation at each lag.
+    """
+    from fmx.analyze import temporal as compute
+    from fmx.analyze import to_rows
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    with common.reading():
+        found = compute(opened, layers=layers, per=per, lags=lags, noise=noise, allow_partial=allow_partial)
+    common.save(opened, save, found, {"analysis": "temporal", "per": per, "lags": lags})
+    rows: list[dict[str, Any]] = []
+    for layer, dataset in found.items():
+        own = to_rows({layer: dataset.drop_dims(["step", "lag"])})
+        if per == "channel":
+            own.sort(key=lambda row: row["rank"])
+            own = own if json or len(own) <= 2 * top else own[:top] + own[-top:]
+        steps = dataset["autocorrelation"].values
+        if per == "layer":
+            own[0] |= {f"autocorrelation_{i + 1}": float(value) for i, value in enumerate(steps)}
+        rows += own
+    names = ["layer", *(["rank", "channel"] if per == "channel" else []), "change", "variance", "autocorrelation_1"]
+    names += [f"autocorrelation_{lag}" for lag in (2, 4, 8) if per == "layer" and rows and lag <= lags]
+    headings = {name: f"autocorr. {name.rpartition('_')[2]}" for name in names if name.startswith("auto")}
+    columns = {n: headings.get(n, n) for n in names if any(n in row for row in rows)}
+    lost = {"lost": "NaN/inf"} if any(row["lost"] for row in rows) else {}
+    common.show(rows, columns | lost, json=json)
+
+
+def health(
+    store: opt.StorePath,
+    layers: opt.Layers = "all",
+    per: Per = "layer",
+    noise: common.Noise = None,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Look for dead, always-on, saturated and duplicate channels, and for means and sparsity out of the usual ranges.
+
+    The ranges (mean size 0.1 to 2.0, 30 to 70 % zeros behind a ReLU) are rules of thumb. What was found is explained
+    below the table; --json has the verdict in words.
+    """
+    from fmx.analyze import health as compute
+    from fmx.analyze import to_rows
+    from fmx.analyze.health import MEANINGS
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    with common.reading():
+        found = compute(opened, layers=layers, per=per, noise=noise, allow_partial=allow_partial)
+    common.save(opened, save, found, {"analysis": "health", "per": per})
+    rows = to_rows(found)
+    if json:
+        common.show(rows, {}, json=True)
+        return
+    if per == "channel":
+        for row in rows:
+            states = [name.replace("_", " ") for name in ("dead", "always_on", "saturated") if row[name]]
+            states += [f"like {row['twin']}"] if row["duplicate"] else []
+            row["state"] = ", ".join(states)
+        names = ["layer", "channel", "mean", "sparsity", "min", "max", "state"]
+        common.show(rows, {name: name for name in names} | common.lost_column(rows), json=False)
+        return
+    for row in rows:
+        row["unusual"] = found[row["layer"]].attrs["flags"] or "nothing"
+    names = ["layer", "channels", "dead", "always_on", "saturated", "duplicate", "magnitude", "sparsity", "unusual"]
+    headings = {"always_on": "always on", "magnitude": "mean size", "duplicate": "duplicates"}
+    flags = {flag for dataset in found.values() for flag in dataset.attrs["flags"].split(", ")}
+    about = [f"{name}: {text}" for name, text in MEANINGS.items() if name in flags]
+    common.show(rows, {name: headings.get(name, name) for name in names}, json=False, about=about)
