@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -97,6 +98,10 @@ def _options(folder: Path, level: Any) -> Any:
     # Errors reach the caller as exceptions; printed besides, they would only be noise.
     options.log_severity_level = 4
     options.graph_optimization_level = level
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads):
+        # What limits torch and NumPy limits ONNX Runtime too, which would take all cores: several may share a machine.
+        options.intra_op_num_threads = int(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     return options
 
