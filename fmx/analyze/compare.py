@@ -61,7 +61,7 @@ def compare(
 ) -> dict[str, xr.Dataset]:
     """Compare layers of two stores of the same samples, in one read of each on Dask.
 
-    In memory are, for each thread, runs of samples of 4 MiB from both stores with their copies (64 MiB), and a matrix of
+    In memory are, for each thread, runs of samples of 4 MiB from both stores with copies (64 MiB), and a matrix of
     all pairs of channels. Samples that are not finite in a layer, in either store, are left out of its comparison and
     counted.
 
