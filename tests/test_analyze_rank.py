@@ -16,7 +16,7 @@ from fmx.analyze.precision import Highest, top_channels
 from fmx.errors import FmxError
 
 NAMES = sorted(set(LABELS))
-METRICS = ["max", "mean", "sum", "variance", "sparsity", "selectivity"]
+METRICS = ["max", "mean", "sum", "variance", "sparsity", "selectivity", "precision"]
 KINDS = {
     "random": lambda: random_values(steps=2),
     "adversarial": adversarial_values,
@@ -39,6 +39,7 @@ def score_of(part, metric, keep):
         "variance": ((finite - finite.mean()) ** 2).mean(),
         "sparsity": (finite == 0).mean(),
         "selectivity": positive.mean(),
+        "precision": positive.mean(),
     }
     return found[metric]
 
@@ -81,8 +82,8 @@ def slow_profile(values, labels, metric, n_each_image, keep=False):
             mean, rest = out["class_mean"][k, c], sum(others) / len(others)
             out["others_mean"][k, c] = rest
             out["selectivity"][k, c] = (mean - rest) / (mean + rest) if mean + rest else 0
-    if metric == "selectivity":
-        out["score"] = out["selectivity"]
+    if metric in {"selectivity", "precision"}:
+        out["score"] = out[metric]
     for i, name in enumerate(labels):
         there = [c for c in range(channels) if not math.isnan(scores[i, c])]
         best = sorted(there, key=lambda c: (-scores[i, c], c))[:n_each_image]
@@ -119,7 +120,7 @@ def test_profile_is_that_of_loops(tmp_path, monkeypatch, kind, metric):
 def check_top(found, wanted, k, metric):
     """Check that no channel that is left out comes before one that is listed."""
     score, votes = wanted["score"][k], wanted["votes"][k]
-    key = (lambda c: score[c]) if metric == "selectivity" else (lambda c: (votes[c], score[c]))
+    key = (lambda c: score[c]) if metric in {"selectivity", "precision"} else (lambda c: (votes[c], score[c]))
     there = [c for c in range(len(score)) if not math.isnan(score[c])]
     top = [c for c in there if found["top"].values[c]]
     assert len(top) == min(2, len(there))
@@ -217,7 +218,7 @@ def test_tokens_vectors_and_stores_without_labels(tmp_path):
 MISTAKES = [
     ({"metric": "maxx"}, "can't be ranked by maxx: did you mean max"),
     ({"per": "klass"}, "per all, class or sample"),
-    ({"per": "sample", "metric": "selectivity"}, "can't be told for one sample"),
+    ({"per": "sample", "metric": "precision"}, "can't be told for one sample"),
     ({"top": 0}, "At least one channel is listed"),
     ({"noise": 0.3}, "no noise level 0.3: there are 0"),
     ({"nan": "drop"}, "skip"),

@@ -63,16 +63,16 @@ def test_top_samples_are_those_of_a_sort(made, weakest, per_class):
         for place in range(4):
             if place >= len(wanted):
                 assert one["sample_number"].values[place] == -1
-                assert one["sample"].values[place] == ""
+                assert one["sample_id"].values[place] == ""
                 assert math.isnan(one["value"].values[place])
                 assert one["y0"].values[place] == -1
                 continue
             value, sample, (step, y, x) = wanted[place]
             assert one["value"].values[place] == value
             assert one["sample_number"].values[place] == sample
-            assert one["sample"].values[place] == store.samples[sample]
+            assert one["sample_id"].values[place] == store.samples[sample]
             assert (one["y"].values[place], one["x"].values[place]) == (y, x)
-            assert "timestep" not in one or one["timestep"].values[place] == step
+            assert "at_timestep" not in one or one["at_timestep"].values[place] == step
     lost = np.moveaxis(values[:, 1], 2, 0).reshape(values.shape[3], -1)
     np.testing.assert_array_equal(found["nan"], np.isnan(lost).sum(axis=1))
     np.testing.assert_array_equal(found["inf"], np.isinf(lost).sum(axis=1))

@@ -18,7 +18,17 @@ from fmx.errors import FmxError, near_matches
 from fmx.reduce import Moments
 from fmx.store import Store
 
-__all__ = ["METRICS", "PROFILE", "Ranking", "class_profile", "fold_layer", "profile_of", "selectivity_of", "settle"]
+__all__ = [
+    "METRICS",
+    "OF_CLASSES",
+    "PROFILE",
+    "Ranking",
+    "class_profile",
+    "fold_layer",
+    "profile_of",
+    "selectivity_of",
+    "settle",
+]
 
 METRICS = {
     "max": "largest value of the sample",
@@ -27,7 +37,10 @@ METRICS = {
     "variance": "population variance over the sample's positions and timesteps",
     "sparsity": "share of the sample's values that are exactly 0",
     "selectivity": "class selectivity index; precision and votes go by the mean, values below 0 taken as 0",
+    "precision": "class precision; it and votes go by the mean, values below 0 taken as 0",
 }
+# Scores of classes, which one sample has not.
+OF_CLASSES = ("selectivity", "precision")
 PROFILE = {
     "score": "mean over the class's samples of the score",
     "class_mean": "mean over the class's samples of the channel's mean, values below 0 taken as 0",
@@ -105,7 +118,7 @@ def settle(
     check_complete(store, allow_partial)
     labels = [str(name) for name in store.tree.to_dataset()["label"].values[store.complete]]
     groups = None
-    if need_classes or metric == "selectivity" or held_out or len({label for label in labels if label}) > 1:
+    if need_classes or metric in OF_CLASSES or held_out or len({label for label in labels if label}) > 1:
         groups = groups_of(store.tree.to_dataset().isel(sample=np.flatnonzero(store.complete)), store.path)
         if len(groups.names) < 2:
             raise FmxError(f"All samples of {store.path} have the label {groups.names[0]}: classes take two labels.")
@@ -147,14 +160,14 @@ def class_profile(
     ----------
     store : Store
     metric : str
-        max, mean, sum, variance, sparsity, or selectivity (by the mean, values below 0
-        taken as 0).
+        max, mean, sum, variance, sparsity; or selectivity or precision (of the mean,
+        values below 0 taken as 0).
     layers : str or iterable of str
     n_each_image : int
         Channels of each sample that get its vote.
     n_each_class : int
-        Channels that count as a class's top ones, with the most votes or, with ``metric="selectivity"``, the highest
-        selectivity for the class.
+        Channels that count as a class's top ones, with the most votes or, if the metric is one of classes, the highest
+        score.
     noise : float, optional
         Level; 0 where left out.
     held_out : float
@@ -261,7 +274,7 @@ def fold_layer(ranking: Ranking, layer: str, *, per_sample: int = 0) -> Fold:
 
 def _scores(ranking: Ranking, batch: xr.Dataset) -> NDArray[np.float64]:
     name = {"variance": "var", "sum": "mean"}.get(ranking.metric, ranking.metric)
-    chosen = positive_means(batch) if name == "selectivity" else batch[f"s.{name}"].values
+    chosen = positive_means(batch) if name in OF_CLASSES else batch[f"s.{name}"].values
     scores = np.asarray(chosen, dtype=np.float64)
     if ranking.metric == "sum":
         scores = scores * batch["s.count"].values
@@ -308,20 +321,15 @@ def profile_of(ranking: Ranking, fold: Fold, n_each_class: int, *, votes: bool) 
     with np.errstate(invalid="ignore", divide="ignore"):
         score, means = fold.scores / fold.count, fold.means / fold.count
     others, selectivity = selectivity_of(means)
-    if ranking.metric == "selectivity":
-        score = selectivity
-    found: dict[str, NDArray[Any]] = {
-        "score": score,
-        "class_mean": means,
-        "others_mean": others,
-        "selectivity": selectivity,
-    }
-    found["precision"] = fold.highest.precision()
+    precision = fold.highest.precision()
+    score = {"selectivity": selectivity, "precision": precision}.get(ranking.metric, score)
+    found: dict[str, NDArray[Any]] = {"score": score, "class_mean": means, "others_mean": others}
+    found |= {"selectivity": selectivity, "precision": precision}
     if fold.highest_held is not None:
         found["precision_held_out"] = fold.highest_held.precision()
     found["votes"] = fold.votes
     first, then = (
-        (fold.votes.astype(np.float64), score) if votes and ranking.metric != "selectivity" else (score, means)
+        (fold.votes.astype(np.float64), score) if votes and ranking.metric not in OF_CLASSES else (score, means)
     )
     found["place"] = _places(np.where(np.isnan(score), np.nan, first), then)
     best, values = top_channels(-found["place"], n_each_class)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fmx.analyze.class_profile import PROFILE, Fold, Ranking, fold_layer, profile_of, settle
+from fmx.analyze.class_profile import OF_CLASSES, PROFILE, Fold, Ranking, fold_layer, profile_of, settle
 from fmx.analyze.precision import top_channels
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
@@ -37,9 +37,9 @@ def rank(
 
     The score of a channel for a sample is the `metric` of its values there; for a class, and over all, it is the mean
     of the scores of the samples, so that each sample counts once. With ``metric="selectivity"`` the score is the class
-    selectivity index (Morcos et al. 2018): for a class that of this class, over all that of the class with the largest
-    mean; of channels as selective the one with the larger mean comes first. Of channels with equal scores the one with
-    the lower number is listed first.
+    selectivity index (Morcos et al. 2018), with ``"precision"`` the class precision: for a class that of this class,
+    over all that of the class with the largest mean; of equal ones the channel with the larger mean comes first. Of
+    channels with equal scores the one with the lower number is listed first.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def rank(
     per : str
         ``all``, ``class`` or ``sample``.
     metric : str
-        max, mean, sum, variance, sparsity or selectivity.
+        max, mean, sum, variance, sparsity, selectivity or precision.
     top : int
         Channels listed; those of a class are its ``n_each_class`` top channels.
     layers : str or iterable of str
@@ -81,8 +81,10 @@ def rank(
         raise FmxError(f"At least one channel is listed, not {top}.")
     if n_each_image < 0:
         raise FmxError(f"At least one channel of each sample gets its vote, not {n_each_image}.")
-    if per == "sample" and metric == "selectivity":
-        raise FmxError("Selectivity is a matter of classes and can't be told for one sample: use --per class or all.")
+    if per == "sample" and metric in OF_CLASSES:
+        raise FmxError(
+            f"{metric.capitalize()} is about classes and can't be told for one sample: use --per class or all."
+        )
     ranking = settle(
         store,
         metric=metric,
@@ -128,8 +130,8 @@ def _over_all(ranking: Ranking, fold: Fold, top: int) -> xr.Dataset:
     profile = profile_of(ranking, fold, 1, votes=False)
     means = profile["class_mean"].values
     label = np.argmax(np.where(np.isnan(means), -np.inf, means), axis=0)
-    if ranking.metric == "selectivity":
-        score = np.take_along_axis(profile["selectivity"].values, label[None], axis=0)[0]
+    if ranking.metric in OF_CLASSES:
+        score = np.take_along_axis(profile[ranking.metric].values, label[None], axis=0)[0]
     best, values = top_channels(score[None], top)
     names = ["class_mean", "others_mean", "selectivity", "precision", "precision_held_out"]
     parts = {}
@@ -177,6 +179,6 @@ def _described(result: xr.Dataset, ranking: Ranking) -> xr.Dataset:
     }
     for name, text in about.items():
         result[name].attrs.setdefault(
-            "definition", PROFILE["selectivity"] if name == "score" and ranking.metric == "selectivity" else text
+            "definition", PROFILE[ranking.metric] if name == "score" and ranking.metric in OF_CLASSES else text
         )
     return result.assign_attrs(metric=ranking.metric, noise=level)

@@ -20,7 +20,7 @@ __all__ = ["top_samples"]
 
 _ABOUT = {
     "value": "largest finite value of the sample in the channel; NaN where there are fewer samples",
-    "sample": "id of the sample",
+    "sample_id": "id of the sample; empty where there are fewer",
     "sample_number": "position of the sample in the store; -1 where there are fewer",
     "nan": "values of the channel that are not a number",
     "inf": "values of the channel that are infinite",
@@ -63,7 +63,7 @@ def top_samples(
     Returns
     -------
     dict of str to xarray.Dataset
-        By layer: value, sample (id), sample_number and, as far as the layer has such axes, timestep, token, y, x, and
+        By layer: value, sample_id, sample_number and, as far as the layer has such axes, at_timestep, token, y, x, and
         for maps the box y0, y1, x0 and x1 in the model's input ((label,) channel, rank); nan and inf (channel).
 
     Raises
@@ -109,13 +109,13 @@ def _labelled(
     ids = np.asarray([*store.samples, ""], dtype=object)
     array = store.activation(layer)
     sample = np.where(top["sample"] < 0, -1, kept[top["sample"]])
-    variables: dict[str, Any] = {"value": top["value"], "sample": ids[sample], "sample_number": sample}
+    variables: dict[str, Any] = {"value": top["value"], "sample_id": ids[sample], "sample_number": sample}
     for name in top:
-        if name not in variables and name != "noise" and not (name == "timestep" and array.sizes[name] == 1):
-            variables[name] = top[name]
+        if name not in {*variables, "sample", "noise"} and not (name == "timestep" and array.sizes[name] == 1):
+            variables["at_timestep" if name == "timestep" else name] = top[name]
     found = xr.Dataset(
         {
-            name: (dims, values, {"definition": _ABOUT.get(name, f"position along {name}")})
+            name: (dims, values, {"definition": _ABOUT.get(name, f"position along {name.removeprefix('at_')}")})
             for name, values in variables.items()
         },
         coords={**states.coords, "rank": np.arange(1, sample.shape[-1] + 1)},

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["class_sums", "rank", "top_samples"]
 
 Metric = Annotated[
-    str, typer.Option("--by", help="Rank by max, mean, sum, variance, sparsity or selectivity of a sample's values.")
+    str,
+    typer.Option(
+        "--by", help="Score of a sample: max, mean, sum, variance or sparsity; or of classes: selectivity, precision."
+    ),
 ]
 EachImage = Annotated[
     int,
@@ -28,6 +31,10 @@ EachClass = Annotated[int, typer.Option(help="Top channels of each class.")]
 Nan = Annotated[
     str, typer.Option(help="Values that are not finite: skip them, or keep: leave out samples that have one.")
 ]
+
+
+# Labels as they are called in rows: a store's groups can't have variables of these names.
+_KEYS = {"sample_id": "sample", "at_timestep": "timestep"}
 
 
 def rank(
@@ -74,8 +81,8 @@ def rank(
     common.save(opened, save, found, {"analysis": "rank", **settings})
     rows = [row for row in to_rows(found) if row["channel"] >= 0]
     order = ["layer", *{"class": ["label"], "sample": ["sample"]}.get(per, []), "rank", "channel"]
-    # For a score that is the selectivity, one column is enough.
-    order += [] if metric == "selectivity" else ["score"]
+    # Selectivity and precision have columns of their own.
+    order += [] if metric in {"selectivity", "precision"} else ["score"]
     order += ["label"] if per == "all" else []
     order += [
         "class_mean",
@@ -128,9 +135,10 @@ def top_samples(
         )
     settings = {"analysis": "top-samples", "k": k, "per_class": per_class, "weakest": weakest}
     common.save(opened, save, found, settings)
-    wanted = set(map(int, opt.words(channels))) if channels else None
+    wanted = opt.numbers("--channels", channels or None)
     rows = [row for row in to_rows(found) if row["sample_number"] >= 0]
     rows = [row for row in rows if wanted is None or row["channel"] in wanted]
+    rows = [{_KEYS.get(key, key): value for key, value in row.items()} for row in rows]
     for row in rows:
         if row.get("y0", -1) >= 0:
             row["box"] = f"{row['y0']:.0f}:{row['y1']:.0f} × {row['x0']:.0f}:{row['x1']:.0f}"

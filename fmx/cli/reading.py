@@ -74,6 +74,7 @@ def reading(what: str = "reading") -> Iterator[None]:
 
 def save(store: Store, name: str | None, results: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> None:
     """Save results under a name, if one is given, with how they came about."""
+    from fmx.analyze.export import storable
     from fmx.cli.output import note
     from fmx.store import save_analysis
 
@@ -87,17 +88,8 @@ def save(store: Store, name: str | None, results: Mapping[str, xr.Dataset], sett
             f"Results of {size / 1e9:.1f} GB are not saved in the store: write them to files with -o FOLDER."
         )
     plain = {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool)}
-    save_analysis(store.place, name, {layer: _plain(dataset) for layer, dataset in results.items()}, plain)
+    save_analysis(store.place, name, {layer: storable(dataset, store) for layer, dataset in results.items()}, plain)
     note(f"saved as {name}: fmx export {store.path} --analysis {name}")
-
-
-def _plain(dataset: xr.Dataset) -> xr.Dataset:
-    """Make text of objects, and leave out the store's own notes."""
-    kept = dataset.drop_vars(["complete"], errors="ignore")
-    texts = {n: v.astype(str) for n, v in kept.variables.items() if v.dtype.kind == "O"}
-    return kept.assign_coords({n: v for n, v in texts.items() if n in kept.coords}).assign(
-        {n: v for n, v in texts.items() if n not in kept.coords}
-    )
 
 
 def show(
