@@ -242,7 +242,7 @@ class TestErrors:
     def test_partial(self, pair, tmp_path):
         first, _, a, b = pair
         part = write_store(tmp_path / "p", b, noise=(0.0, 0.5), units=(1,))
-        with pytest.raises(StoreError, match="--allow-partial"):
+        with pytest.raises(FmxError, match="--allow-partial"):
             compare(first, part)
         data = compare(first, part, allow_partial=True)["flat"]
         gap = np.abs(a["flat"][4:8, 0] - b["flat"][4:8, 0])

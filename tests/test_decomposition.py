@@ -9,7 +9,7 @@ import pytest
 from small_stores import write_store
 
 from fmx.analyze.decomposition import decompose
-from fmx.errors import FmxError, StoreError
+from fmx.errors import FmxError
 
 N = 24
 LABELS = ["cat", "dog"] * 12
@@ -178,7 +178,7 @@ def test_errors(made, tmp_path):
     ):
         with pytest.raises(FmxError, match=match):
             decompose(store, **words)
-    with pytest.raises(StoreError, match="--allow-partial"):
+    with pytest.raises(FmxError, match="--allow-partial"):
         decompose(write_store(tmp_path / "p", values, noise=(0.0, 0.5), units=(0, 1)))
     values["flat"][1:] = np.nan
     with pytest.raises(FmxError, match="fewer than 2 samples"):

@@ -335,7 +335,7 @@ class TestErrors:
     def test_partial(self, made, tmp_path):
         _, values = made
         store = write_store(tmp_path / "p", values, noise=(0.0, 0.5), units=(0, 2))
-        with pytest.raises(StoreError, match=r"8 of 13 samples .*--allow-partial"):
+        with pytest.raises(FmxError, match=r"8 of 13 samples.*--allow-partial"):
             similarity(store)
         there = [0, 1, 2, 3, 8, 9, 10, 11]
         found = similarity(store, allow_partial=True)
@@ -343,7 +343,7 @@ class TestErrors:
         both = similarity(made[0], store, allow_partial=True)
         np.testing.assert_allclose(both.similarity.values, found.similarity.values, atol=1e-6)
         none = write_store(tmp_path / "none", values, noise=(0.0, 0.5), units=())
-        with pytest.raises(StoreError, match="no complete sample"):
+        with pytest.raises(FmxError, match="no complete sample"):
             similarity(none, allow_partial=True)
 
     @pytest.mark.parametrize(

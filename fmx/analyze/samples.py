@@ -7,32 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.analyze.parts import check_complete
 from fmx.errors import FmxError, StoreError
 from fmx.store import Store
 
-__all__ = ["check_complete", "check_least", "noise_positions", "same_samples"]
+__all__ = ["check_least", "noise_positions", "same_samples"]
 
 Rows = NDArray[np.int64]
-
-
-def check_complete(store: Store, *, allow_partial: bool) -> None:
-    """Refuse a store that is not finished, unless that is allowed.
-
-    Raises
-    ------
-    StoreError
-        Some samples are missing, and that is not allowed; or all of them are.
-    """
-    there, total = int(store.complete.sum()), len(store.samples)
-    if there == total:
-        return
-    if not allow_partial:
-        raise StoreError(
-            f"{store.path} is not finished ({there} of {total} samples are there): run the same fmx extract again, or "
-            "take what is there with --allow-partial."
-        )
-    if not there:
-        raise StoreError(f"{store.path} has no complete sample yet: run the same fmx extract again.")
 
 
 def same_samples(a: Store, b: Store | None = None, *, allow_partial: bool = False) -> tuple[list[str], list[Rows]]:
@@ -47,12 +28,12 @@ def same_samples(a: Store, b: Store | None = None, *, allow_partial: bool = Fals
 
     Raises
     ------
-    StoreError
+    FmxError
         A store is not finished and `allow_partial` is false, or the stores have different samples.
     """
     stores = [a] if b is None else [a, b]
     for store in stores:
-        check_complete(store, allow_partial=allow_partial)
+        check_complete(store, allow_partial)
     ids = np.asarray(a.samples, dtype=object)
     rows = np.flatnonzero(a.complete)
     if b is None:
