@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from small_stores import write_store
 
+from fmx.analyze.compare import compare
+from fmx.analyze.decomposition import decompose
+from fmx.analyze.information import information
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.similarity import similarity
 from fmx.store import open_store
@@ -83,3 +86,19 @@ def test_on_a_cluster(large, how, cluster):
     with dask.config.set(scheduler="threads"):
         here = similarity(large, **how)
     np.testing.assert_allclose(there.similarity.values, here.similarity.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["compare", "pca", "nmf", "information"])
+def test_the_other_comparisons_on_a_cluster(large, cluster, what):
+    def run(store):
+        if what == "compare":
+            return compare(store, store)["l1"].best_correlation.values
+        if what == "information":
+            return information(store, about=np.arange(64) % 2, layers="l1")["l1"].information.values
+        return decompose(store, method=what, layers="l1", components=2, clip=True)["l1"].coordinates.values
+
+    with cluster.as_current():
+        there = run(open_store(large.path))
+    with dask.config.set(scheduler="threads"):
+        here = run(large)
+    np.testing.assert_allclose(there, here, atol=1e-6)

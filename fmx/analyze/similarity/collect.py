@@ -48,7 +48,7 @@ class GramSet:
         """Give the Gram matrices (sample, sample) of the kept samples one after the other, and let go of each."""
         for gram in self.grams:
             whole = unpack(gram.packed)
-            gram.packed = gram.packed[:0]
+            gram.packed = np.empty(0)
             yield whole if self.kept.all() else whole[np.ix_(self.kept, self.kept)]
 
 

@@ -97,13 +97,13 @@ def shifted(values: NDArray[Any], by: NDArray[Any] | None = None) -> tuple[NDArr
     array (feature,)
         What they were shifted by.
     """
-    if values.dtype == np.float32 and values.size and np.abs(values).max() > 1e30:
+    if values.dtype == np.float32 and _peak(values) > 1e30:
         values = values.astype(np.float64)
-    if by is None:
-        by = values[0].copy() if values.dtype == np.float64 else np.zeros((), values.dtype)
-        by = (by + (values - by).mean(axis=0) if by.ndim else values.mean(axis=0, dtype=np.float64)).astype(
-            values.dtype
-        )
+    if by is None and values.dtype == np.float32:
+        by = values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    elif by is None:
+        # The mean of equal float64 may be off by rounding.
+        by = values[0] + (values - values[0]).mean(axis=0)
     values -= by
     return values, by
 
@@ -124,11 +124,16 @@ def add_exact_products(total: Floats, left: NDArray[Any], right: NDArray[Any] | 
 
 
 def _safe(values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype == np.float32 and values.size:
-        peak = max(float(values.max()), -float(values.min()))
+    if values.dtype == np.float32:
+        peak = _peak(values)
         if peak and not _SAFE[0] < peak < _SAFE[1]:
             return values.astype(np.float64)
     return values
+
+
+def _peak(values: NDArray[Any]) -> float:
+    """Give the largest absolute value, without making a copy of all of them."""
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,176 @@
+"""``fmx decompose`` and ``fmx information``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmx.cli import chosen
+from fmx.cli import options as opt
+from fmx.cli import reading as common
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["decompose", "information"]
+
+
+def decompose(
+    store: opt.StorePath,
+    method: Annotated[
+        str, typer.Option(help="pca, nmf (non-negative factors), or tsne or umap (a map of the channels).")
+    ] = "pca",
+    layers: opt.Layers = "all",
+    noise: common.Noise = None,
+    components: Annotated[int, typer.Option(help="Of pca and nmf.")] = 10,
+    clip: Annotated[bool, typer.Option("--clip", help="Take negative values as 0 in nmf.")] = False,
+    points: Annotated[int, typer.Option(help="Positions of samples that nmf learns from.")] = 50_000,
+    samples: chosen.Samples = None,
+    seed: chosen.Seed = 0,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Describe layers by few directions of their channels, or lay their channels out in a plane.
+
+    --save keeps the directions and the coordinates of all samples.
+    """
+    from fmx.analyze import to_rows
+    from fmx.analyze.decomposition import decompose as compute
+
+    opened = common.open_for(store, allow_partial=allow_partial)
+    with common.reading():
+        found = compute(
+            opened,
+            method=method,
+            layers=opt.words(layers),
+            noise=noise,
+            components=components,
+            clip=clip,
+            points=points,
+            samples=samples,
+            seed=seed,
+            allow_partial=allow_partial,
+        )
+    common.save(
+        opened, save, found, {"analysis": "decompose", "method": method, "components": components, "seed": seed}
+    )
+    if method in ("tsne", "umap"):
+        placed = {name: _plane(dataset) for name, dataset in found.items()}
+        common.show(to_rows(placed), {c: c for c in ("layer", "channel", "x", "y")}, json=json)
+    elif json:
+        common.show([row for name, one in found.items() for row in _component_rows(name, one)], {}, json=True)
+    else:
+        rows = [_summary(name, dataset, method) for name, dataset in found.items()]
+        columns = {key: key.replace("_", " ") for key in rows[0] if key not in ("nan", "inf")}
+        common.show(rows, columns | common.lost_column(rows), json=False)
+
+
+def _plane(dataset: xr.Dataset) -> xr.Dataset:
+    axes = {str(axis): dataset["embedding"].sel(axis=axis, drop=True) for axis in dataset["axis"].values}
+    return dataset.drop_dims("axis").assign(axes)
+
+
+def _component_rows(layer: str, dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Make a row of each component, with the channels that it is made of most."""
+    rows = []
+    for i in range(dataset.sizes["component"]):
+        one = dataset.isel(component=i)
+        row = {"layer": layer, "component": i}
+        row |= {str(name): one[name].item() for name in one.data_vars if not one[name].ndim}
+        rows.append(row | {"channels": _strongest(one)})
+    return rows
+
+
+def _strongest(component: xr.Dataset, most: int = 3) -> list[int]:
+    order = abs(component["components"].values).argsort(kind="stable")[::-1][:most]
+    return [int(channel) for channel in component["channel"].values[order]]
+
+
+def _summary(layer: str, dataset: xr.Dataset, method: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "layer": layer,
+        "channels": dataset.sizes["channel"],
+        "components": dataset.sizes["component"],
+    }
+    if method == "pca":
+        shares = dataset["explained_ratio"].values
+        row |= {"first": float(shares[0]), "first_3": float(shares[:3].sum()), "all_of_them": float(shares.sum())}
+    else:
+        row |= {"relative_error": dataset["relative_error"].item(), "points": dataset["points"].item()}
+        row |= {"clipped": dataset["clipped"].item()} if dataset["clipped"].item() else {}
+    row["strongest_channels"] = " ".join(map(str, _strongest(dataset.isel(component=0))))
+    return row | {key: dataset[key].item() for key in ("nan", "inf")}
+
+
+def information(
+    store: opt.StorePath,
+    about: Annotated[
+        str, typer.Option(help="label, or of the picture: brightness, contrast, red, green, blue.")
+    ] = "label",
+    layers: opt.Layers = "all",
+    noise: chosen.Levels = None,
+    of: Annotated[str, typer.Option(help="channel, or component: projections on principal components.")] = "channel",
+    summary: Annotated[
+        str, typer.Option(help="A channel's value for a sample: mean or max over its positions.")
+    ] = "mean",
+    estimator: Annotated[
+        str, typer.Option(help="binned, with the correction of Miller and Madow, or knn, nearest neighbours.")
+    ] = "binned",
+    bins: Annotated[int, typer.Option(help="Bins of equal frequency.")] = 8,
+    components: Annotated[int, typer.Option(help="Projections, with --of component.")] = 10,
+    shuffles: Annotated[int, typer.Option(help="How often labels are shuffled, to see what comes out by chance.")] = 10,
+    per: Annotated[str, typer.Option(help="layer, or channel for every channel (or component) apart.")] = "layer",
+    samples: chosen.Samples = None,
+    seed: chosen.Seed = 0,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Estimate, in bits, how much each channel says about the label or the picture."""
+    from fmx.analyze import to_rows
+    from fmx.analyze.information import information as compute
+
+    chosen.one_of("--per", per, ("layer", "channel"))
+    opened = common.open_for(store, allow_partial=allow_partial)
+    with common.reading():
+        found = compute(
+            opened,
+            about=about,
+            layers=opt.words(layers),
+            noise=chosen.levels(noise),
+            of=of,
+            summary=summary,
+            estimator=estimator,
+            bins=bins,
+            components=components,
+            shuffles=shuffles,
+            samples=samples,
+            seed=seed,
+            allow_partial=allow_partial,
+        )
+    common.save(opened, save, found, {"analysis": "information", "about": about, "estimator": estimator, "of": of})
+    rows = to_rows(found)
+    if per == "layer" and not json:
+        rows = [row for name, dataset in found.items() for row in _best(name, dataset, of)]
+        columns = {key: key for key in rows[0] if key not in ("nan", "inf")}
+    else:
+        columns = {key: key for key in ("layer", "noise", of, "information", "chance", "share") if key in rows[0]}
+    told = f"{estimator}, in bits, about {about}"
+    bits = next(iter(found.values()))
+    told += f" ({bits['entropy'].values[0]:.3g} bits)" if "entropy" in bits else ""
+    common.show(rows, columns | common.lost_column(rows), json=json, about=[told])
+
+
+def _best(layer: str, dataset: xr.Dataset, of: str) -> list[dict[str, Any]]:
+    """Make a row of each noise level, with the channel that says most."""
+    rows = []
+    for level in dataset["noise"].values:
+        one = dataset.sel(noise=level)
+        best = int(one["information"].values.argmax())
+        row: dict[str, Any] = {"layer": layer} | ({"noise": float(level)} if dataset.sizes["noise"] > 1 else {})
+        row |= {of: int(one[of].values[best]), "most": float(one["information"].values[best])}
+        row |= {"mean": float(one["information"].mean()), "chance": float(one["chance"].mean())}
+        rows.append(row | {"samples": int(one["samples"]), "nan": int(one["nan"]), "inf": int(one["inf"])})
+    return rows

@@ -1,0 +1,232 @@
+"""``fmx compare`` and ``fmx similarity``, and where verbs that compare stores and layers are registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fmx.cli import chosen
+from fmx.cli import options as opt
+from fmx.cli import reading as common
+from fmx.cli.decomposition import decompose, information
+from fmx.errors import FmxError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["compare", "register_comparisons", "similarity"]
+
+Other = Annotated[
+    str | None, typer.Argument(metavar="STORE", help="Another store of the same samples.", show_default=False)
+]
+Space = Annotated[
+    str | None, typer.Option(help="Features of a sample: full, all its values, or the mean or max of each channel.")
+]
+Per = Annotated[str, typer.Option(help="layer, or channel for every channel apart.")]
+
+
+def register_comparisons(app: typer.Typer) -> None:
+    """Add the commands that compare stores and layers."""
+    examples: dict[Callable[..., None], str] = {
+        compare: "float.onnx.zarr int8.onnx.zarr --layers layer1,layer4",
+        similarity: "acts.zarr --method cka-linear --layers 'layer*'",
+        decompose: "acts.zarr --method pca --components 5 --layers layer4",
+        information: "acts.zarr --about label --layers layer4",
+    }
+    for function, words in examples.items():
+        app.command(epilog=f"Example: fmx {function.__name__} {words}")(function)
+
+
+def compare(
+    store: opt.StorePath,
+    other: Annotated[str, typer.Argument(metavar="STORE", help="Another store of the same samples.")],
+    layers: opt.Layers = "all",
+    pair: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="Layer of the first and of the other, such as 12=features.12. May be given again."),
+    ] = None,
+    noise: Annotated[str, typer.Option(help="Noise levels such as 0,0.2, or all that both stores have.")] = "all",
+    space: Annotated[
+        str, typer.Option(help="Compare every position (full), or the mean or max of each channel.")
+    ] = "full",
+    per: Per = "layer",
+    maps: Annotated[bool, typer.Option("--maps", help="Save differences at every position too, with --save.")] = False,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Compare two stores layer by layer: two models, two epochs, two formats.
+
+    Differences where layers have the same shape, and for every channel the one of the other store that goes with it:
+    the pairing whose correlations have the largest sum.
+    """
+    from fmx.analyze import to_rows
+    from fmx.analyze.compare import compare as compute
+
+    chosen.one_of("--per", per, ("layer", "channel"))
+    if maps and save is None:
+        raise FmxError("--maps are kept in the store: give them a name with --save NAME.")
+    first, second = (common.open_for(path, allow_partial=allow_partial) for path in (store, other))
+    with common.reading():
+        found = compute(
+            first,
+            second,
+            layers=opt.words(layers),
+            mapping=opt.pairs("--map", pair or ()),
+            noise=chosen.levels(noise),
+            space=space,
+            maps=maps,
+            allow_partial=allow_partial,
+        )
+    common.save(first, save, found, {"analysis": "compare", "other": other, "space": space})
+    wanted = {name: _per(dataset, per) for name, dataset in found.items()}
+    rows = [row | {"other_layer": found[row["layer"]].attrs["other_layer"]} for row in to_rows(wanted)]
+    for row in rows:
+        row["lost"] = sum(row.get(key, 0) for key in ("nan", "inf", "other_nan", "other_inf"))
+    lead = ["layer"] + ["other_layer"] * any(r["layer"] != r["other_layer"] for r in rows)
+    lead += ["channel"] * (per == "channel") + ["noise"] * (len({r["noise"] for r in rows}) > 1)
+    columns = {name: name.replace("_", " ") for name in lead}
+    headings = _CHANNEL_HEADINGS if per == "channel" else _LAYER_HEADINGS
+    columns |= {key: text for key, text in headings.items() if any(key in row for row in rows)}
+    columns |= {"lost": "NaN/inf"} if any(row["lost"] for row in rows) else {}
+    about = [f"{name}: differences: {d.attrs['differences']}" for name, d in found.items() if d.attrs["differences"]]
+    common.show(rows, columns, json=json, about=about)
+
+
+_LAYER_HEADINGS = {
+    "layer_relative_l2": "rel. L2",
+    "layer_rmse": "RMSE",
+    "layer_max_abs": "max",
+    "layer_correlation": "correlation",
+    "layer_cosine": "cosine",
+    "layer_match_correlation": "matched r",
+    "moved": "moved",
+    "constant_channels": "constant",
+    "left_out": "left out",
+}
+_CHANNEL_HEADINGS = {
+    "relative_l2": "rel. L2",
+    "rmse": "RMSE",
+    "max_abs": "max",
+    "correlation": "correlation",
+    "cosine": "cosine",
+    "match": "match",
+    "match_correlation": "matched r",
+    "constant": "constant",
+}
+
+
+def _per(dataset: xr.Dataset, per: str) -> xr.Dataset:
+    """Take what is there for each channel, or for the layer as a whole."""
+    if per == "channel":
+        names = [name for name in dataset.data_vars if dataset[name].dims == ("noise", "channel")]
+        return dataset[names]
+    moved = (dataset["match"] != dataset["channel"]) & ~dataset["constant"]
+    names = [name for name in dataset.data_vars if dataset[name].dims == ("noise",)]
+    return dataset[names].assign(moved=moved.sum("channel"))
+
+
+def similarity(
+    store: opt.StorePath,
+    other: Other = None,
+    method: Annotated[
+        str, typer.Option(help="cka-linear, cka-rbf, svcca, pwcca or rsa (dissimilarity matrices compared).")
+    ] = "cka-linear",
+    layers: opt.Layers = "all",
+    other_layers: Annotated[str | None, typer.Option(help="Layers of the other store (default: the same).")] = None,
+    noise: chosen.Levels = None,
+    estimator: Annotated[
+        str, typer.Option(help="Of CKA: unbiased, biased or minibatch (default: minibatch over 5000 samples or 1 GiB).")
+    ] = "auto",
+    space: Space = None,
+    skip: Annotated[
+        str, typer.Option(help="Left out where values are NaN or infinite: samples or features.")
+    ] = "samples",
+    width: Annotated[float, typer.Option(help="Of cka-rbf's kernel, times the median distance.")] = 1.0,
+    variance: Annotated[float, typer.Option(help="Share of a layer's variance that svcca and pwcca keep.")] = 0.99,
+    metric: Annotated[
+        str, typer.Option(help="Distance of rsa: correlation, cosine, euclidean, sqeuclidean or cityblock.")
+    ] = "correlation",
+    comparison: Annotated[str, typer.Option(help="Of rsa: spearman, pearson, cosine or kendall.")] = "spearman",
+    samples: chosen.Samples = None,
+    batch: Annotated[int, typer.Option(help="Samples of a minibatch.")] = 256,
+    seed: chosen.Seed = 0,
+    allow_partial: common.AllowPartial = False,
+    save: common.Save = None,
+    json: opt.Json = False,
+) -> None:
+    """Say how alike layers are: all pairs of a store's, with those of another store, or over noise levels.
+
+    1 is alike and 0 is nothing in common. The store is read once for all pairs.
+    """
+    from fmx.analyze import to_rows
+    from fmx.analyze.similarity import similarity as compute
+
+    first = common.open_for(store, allow_partial=allow_partial)
+    second = None if other is None else common.open_for(other, allow_partial=allow_partial)
+    with common.reading():
+        found = compute(
+            first,
+            second,
+            layers=opt.words(layers),
+            other_layers=None if other_layers is None else opt.words(other_layers),
+            noise=chosen.levels(noise),
+            method=method,
+            estimator=estimator,
+            space=space,
+            skip=skip,
+            width=width,
+            variance=variance,
+            metric=metric,
+            comparison=comparison,
+            samples=samples,
+            batch=batch,
+            seed=seed,
+            allow_partial=allow_partial,
+        )
+    attributes = {str(key): value for key, value in found.attrs.items()}
+    by_layer = {str(name): found.sel(layer=name) for name in found["layer"].values}
+    common.save(first, save, by_layer, {"analysis": "similarity", **attributes})
+    if json:
+        common.show(to_rows({"": found}), {}, json=True)
+        return
+    _print_similarity(found)
+
+
+def _print_similarity(found: xr.Dataset) -> None:
+    from fmx.cli.matrix import print_matrix
+    from fmx.cli.output import note
+
+    names = {prefix: _names(found, prefix) for prefix in ("", "other_")}
+    count = len(names[""])
+    values = found["similarity"].values.reshape(count, -1)
+    unsaid = found["undefined"].values.reshape(count, -1)
+    cells = [[None if u else float(v) for v, u in zip(*row, strict=True)] for row in zip(values, unsaid, strict=True)]
+    print_matrix(names[""], names["other_"], cells, "layer")
+    about = found.attrs
+    told = [str(about[key]) for key in ("estimator", "metric", "comparison") if key in about]
+    how = " ".join([str(about["method"]), ", ".join(told)]).strip()
+    note(f"{how} of {about['samples']} samples, features: {about['space']}")
+    if found["undefined"].any():
+        note("a dash: one of the two does not vary over the samples")
+    lost = sum(int(found[key].sum()) for key in found.data_vars if str(key).removeprefix("other_") in ("nan", "inf"))
+    if lost:
+        note(f"{lost} values were NaN or infinite; left out: {about['skip']}")
+    if "trivial" in found and found["trivial"].where(~_same(found)).any():
+        note(
+            "some canonical correlations are 1 whatever the values, as components outnumber samples: take more samples"
+        )
+
+
+def _same(found: xr.Dataset) -> xr.DataArray:
+    """Which pairs are a layer with itself."""
+    same = (found["layer"] == found["other_layer"]) & (found["noise"] == found["other_noise"])
+    return same & ("other_store" not in found.attrs)
+
+
+def _names(found: xr.Dataset, prefix: str) -> list[str]:
+    levels = [float(v) for v in found[f"{prefix}noise"].values]
+    layers = [str(v) for v in found[f"{prefix}layer"].values]
+    return [f"{layer} @{level:g}" if len(levels) > 1 else layer for layer in layers for level in levels]
