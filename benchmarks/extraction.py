@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -26,10 +27,12 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import peers
 
+BATCH = 32
 LAYERS = "layer1,layer2,layer3,layer4"
 SHAPE = (3, 224, 224)
 Row = dict[str, object]
@@ -102,10 +105,10 @@ def write_disk(file: Path, nbytes: int) -> Callable[[], None]:
     return run
 
 
-def in_turn(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Time contenders in turn, round after round, after one that warms up."""
+def in_turn(contenders: Mapping[str, Callable[[], None]], rounds: int, *, warm: bool = False) -> dict[str, list[float]]:
+    """Time contenders in turn, round after round, after one that warms up where they are not warm."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
+    for number in range(warm, rounds + 1):
         for name, run in contenders.items():
             start = time.perf_counter()
             run()
@@ -119,41 +122,112 @@ def ratio(base: list[float], taken: list[float]) -> float:
     return median(b / t for b, t in zip(base, taken, strict=True))
 
 
-def rates(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
-    """Extraction of layer1 to layer4, beside the bare model and other tools."""
+class Apart:
+    """A contender in a process of its own, so that none changes how memory or threads behave for the others."""
+
+    def __init__(self, build: Callable[..., Callable[[], None]], file: Path, count: int, *more: object) -> None:
+        self.count = count
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, file, count, more), daemon=True)
+        self._process.start()
+        self._pipe.recv()
+
+    def __call__(self) -> None:
+        """Run once and wait until it is done."""
+        self._pipe.send("run")
+        self._pipe.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.send("end")
+        self._process.join()
+
+
+def _serve(pipe: Any, build: Callable[..., Callable[[], None]], file: Path, count: int, more: tuple[Any, ...]) -> None:
+    few, data = (np.load(file, mmap_mode="r")[:n] for n in (2 * BATCH, count))
+    build(few, *more)()  # warms up
+    run = build(data, *more)
+    pipe.send("ready")
+    while pipe.recv() == "run":
+        run()
+        pipe.send("done")
+
+
+def _eager(data: np.ndarray) -> Callable[[], None]:
+    return peers.bare_eager(np.array(data), BATCH)
+
+
+def _onnx(data: np.ndarray, file: Path) -> Callable[[], None]:
+    return peers.bare_onnx(file, np.array(data), BATCH)
+
+
+def _capture(data: np.ndarray, source: str) -> Callable[[], None]:
     import fmx
 
+    return capture_only(fmx.load(source), np.array(data), BATCH)
+
+
+def _extract(data: np.ndarray, source: str, to: Path, pictures: Path | None = None) -> Callable[[], None]:
+    import fmx
+
+    given = data if pictures is None else sorted(pictures.iterdir())[: len(data)]
+    return extraction(fmx.load(source), given, to, BATCH)
+
+
+def _peer(data: np.ndarray, name: str, to: Path) -> Callable[[], None]:
+    made: Callable[[], None] = getattr(peers, name)(np.array(data), to, BATCH)
+    return made
+
+
+def rates(place: Path, images: int, _batch: int, rounds: int) -> list[Row]:
+    """Extraction of layer1 to layer4, beside the bare model and other tools; fmx extracts four times as many images."""
     export_onnx(place / "resnet18.onnx")
-    make_pictures(place / "jpeg", images)
-    data = np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32)
-    torch_model, onnx_model = fmx.load("torchvision:resnet18"), fmx.load(place / "resnet18.onnx")
-    contenders = {
-        "bare eager model(x)": peers.bare_eager(data, batch),
-        "bare ONNX Runtime": peers.bare_onnx(place / "resnet18.onnx", data, batch),
-        "fmx capture only, PyTorch": capture_only(torch_model, data, batch),
-        "fmx capture only, ONNX": capture_only(onnx_model, data, batch),
-        "fmx extract arrays, PyTorch": extraction(torch_model, data, place / "a.zarr", batch),
-        "fmx extract arrays, ONNX": extraction(onnx_model, data, place / "b.zarr", batch),
-        "fmx extract JPEG, PyTorch": extraction(torch_model, place / "jpeg", place / "c.zarr", batch),
-        "fmx extract JPEG, ONNX": extraction(onnx_model, place / "jpeg", place / "d.zarr", batch),
-        "torchvision extractor + memmap": peers.torchvision_memmap(data, place / "memmap", batch),
+    many = 4 * images
+    make_pictures(place / "jpeg", many)
+    file = place / "data.npy"
+    data = np.lib.format.open_memmap(file, "w+", np.float32, (many, *SHAPE))
+    for start in range(0, many, 64):
+        data[start : start + 64] = np.random.default_rng(start).random(
+            (min(64, many - start), *SHAPE), dtype=np.float32
+        )
+    del data
+    torch, onnx = "torchvision:resnet18", str(place / "resnet18.onnx")
+    jpeg = place / "jpeg"
+    contenders: dict[str, Callable[[], None]] = {
+        "bare eager model(x)": Apart(_eager, file, images),
+        "bare ONNX Runtime": Apart(_onnx, file, images, place / "resnet18.onnx"),
+        "fmx capture only, PyTorch": Apart(_capture, file, images, torch),
+        "fmx capture only, ONNX": Apart(_capture, file, images, onnx),
+        "fmx extract arrays, PyTorch": Apart(_extract, file, many, torch, place / "a.zarr"),
+        "fmx extract arrays, ONNX": Apart(_extract, file, many, onnx, place / "b.zarr"),
+        "fmx extract JPEG, PyTorch": Apart(_extract, file, many, torch, place / "c.zarr", jpeg),
+        "fmx extract JPEG, ONNX": Apart(_extract, file, many, onnx, place / "d.zarr", jpeg),
+        "torchvision extractor + memmap": Apart(_peer, file, images, "torchvision_memmap", place / "memmap"),
+        "torchvision extractor + h5py": Apart(_peer, file, images, "torchvision_h5py", place / "tv.h5"),
     }
-    if find_spec("h5py"):
-        contenders["torchvision extractor + h5py"] = peers.torchvision_h5py(data, place / "tv.h5", batch)
-    if find_spec("h5py") and find_spec("torchextractor"):
-        contenders["torchextractor + h5py"] = peers.torchextractor_h5py(data, place / "te.h5", batch)
+    if find_spec("torchextractor"):
+        contenders["torchextractor + h5py"] = Apart(_peer, file, images, "torchextractor_h5py", place / "te.h5")
     if find_spec("torchlens"):
-        contenders["TorchLens extract_dataset"] = peers.torchlens_dataset(data, place / "lens", batch)
-    seconds = in_turn(contenders, rounds)
-    eager, onnx = seconds["bare eager model(x)"], seconds["bare ONNX Runtime"]
+        # It refuses to run in a child process; this one does nothing else.
+        few, data = (np.array(np.load(file, mmap_mode="r")[:n]) for n in (2 * BATCH, images))
+        peers.torchlens_dataset(few, place / "lens", BATCH)()
+        contenders["TorchLens extract_dataset"] = peers.torchlens_dataset(data, place / "lens", BATCH)
+    seconds = in_turn(contenders, rounds, warm=True)
+    counts = {name: getattr(contender, "count", images) for name, contender in contenders.items()}
+    each = {name: [t / counts[name] for t in taken] for name, taken in seconds.items()}
+    for contender in contenders.values():
+        if isinstance(contender, Apart):
+            contender.close()
+    eager, bare_onnx = each["bare eager model(x)"], each["bare ONNX Runtime"]
     return [
         {
             "contender": name,
-            "images_per_s": images / median(taken),
+            "images_per_s": 1 / median(taken),
             "to_bare_eager": ratio(eager, taken),
-            "to_bare_onnx": ratio(onnx, taken),
+            "to_bare_onnx": ratio(bare_onnx, taken),
         }
-        for name, taken in seconds.items()
+        for name, taken in each.items()
     ]
 
 

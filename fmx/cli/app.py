@@ -10,6 +10,7 @@ from fmx.cli import options as opt
 from fmx.cli.analysis import register_analyses
 from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
+from fmx.cli.similarity import register_comparisons
 from fmx.cli.verify import verify
 
 __all__ = ["app"]
@@ -122,6 +123,7 @@ def info(store: opt.StorePath, json: opt.Json = False) -> None:
 
 
 register_analyses(app)
+register_comparisons(app)
 
 
 Layer = Annotated[str, typer.Option(help="Layers to draw: a name or any selection, as for fmx layers.")]
