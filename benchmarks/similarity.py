@@ -80,7 +80,7 @@ def grams(path: Path) -> None:
 def all_pairs(path: Path) -> None:
     """Compare all pairs with fmx."""
     import fmx
-    from fmx.analyze.similarity import similarity
+    from fmx.analyze.likeness import similarity
 
     similarity(fmx.open_store(path))
 
@@ -88,7 +88,7 @@ def all_pairs(path: Path) -> None:
 def minibatches(path: Path) -> None:
     """Compare all pairs with fmx by minibatches."""
     import fmx
-    from fmx.analyze.similarity import similarity
+    from fmx.analyze.likeness import similarity
 
     similarity(fmx.open_store(path), estimator="minibatch")
 

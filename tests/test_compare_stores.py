@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import pearsonr
 from small_stores import write_store
 
-from fmx.analyze import compare as module
 from fmx.analyze.compare import compare
 from fmx.errors import FmxError, LayerError, StoreError
 from fmx.store import open_store
@@ -256,9 +255,9 @@ def test_no_layer_is_in_memory_as_a_whole(tmp_path, monkeypatch):
     stores = [write_store(tmp_path / n, values, chunk_bytes=2**14, unit=16) for n in "ab"]
     monkeypatch.setattr("fmx.analyze.pair_task.RUN_BYTES", 2**16)
     monkeypatch.setattr("fmx.analyze.sample_table.READ_BYTES", 2**16)
-    module.compare(*stores)
+    compare(*stores)
     tracemalloc.start()
-    module.compare(*stores)
+    compare(*stores)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < values["x"].nbytes / 2

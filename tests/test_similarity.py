@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_stores import write_store
 
-from fmx.analyze.similarity import DISTANCES, rdm, similarity
+from fmx.analyze.likeness import DISTANCES, rdm, similarity
 from fmx.errors import FmxError, LayerError, StoreError
 
 N = 13
@@ -17,8 +17,8 @@ LABELS = ["cat", "dog"] * 6 + ["eel"]
 def tiles(request, monkeypatch):
     """Room for all samples of a column, for a few, or for one chunk."""
     size = {"one column": 10**6, "tiles": 1500, "tiles of one": 1}[request.param]
-    monkeypatch.setattr("fmx.analyze.similarity.gram.BLOCK_BYTES", size)
-    monkeypatch.setattr("fmx.analyze.similarity.gram.SPAN", 7)
+    monkeypatch.setattr("fmx.analyze.likeness.gram.BLOCK_BYTES", size)
+    monkeypatch.setattr("fmx.analyze.likeness.gram.SPAN", 7)
     monkeypatch.setattr("fmx.analyze.sample_table.READ_BYTES", 600)
 
 
@@ -223,8 +223,8 @@ class TestMinibatch:
     @pytest.mark.parametrize("room", [1, 3000, 10**6])
     @pytest.mark.parametrize("width", [None, 0.8])
     def test_terms_are_summed_and_divided_once(self, made, monkeypatch, room, width):
+        from fmx.analyze.likeness import minibatch
         from fmx.analyze.sample_table import tables_of
-        from fmx.analyze.similarity import minibatch
 
         monkeypatch.setattr(minibatch, "BLOCK_BYTES", room)
         store, values = made
@@ -253,8 +253,8 @@ class TestMinibatch:
         assert found.nan.values.ravel().tolist() == [1, 0, 0]
 
     def test_groups_of_any_size_hold_every_sample_once(self, tmp_path, monkeypatch):
+        from fmx.analyze.likeness import minibatch
         from fmx.analyze.sample_table import tables_of
-        from fmx.analyze.similarity import minibatch
 
         for count in (4, 5, 9, 17, 40):
             store = write_store(tmp_path / str(count), {"a": np.zeros((count, 1, 1, 3))}, chunk_bytes=48)
@@ -276,7 +276,7 @@ class TestMinibatch:
         assert abs(whole - batches) < 0.08
 
     def test_many_samples_take_it_unasked(self, made, monkeypatch):
-        monkeypatch.setattr("fmx.analyze.similarity.measure.MOST_SAMPLES", 10)
+        monkeypatch.setattr("fmx.analyze.likeness.measure.MOST_SAMPLES", 10)
         assert similarity(made[0]).attrs["estimator"] == "minibatch"
 
 
@@ -374,7 +374,7 @@ class TestErrors:
             similarity(made[0], layers="nothing")
 
     def test_too_large_for_pairs(self, made, monkeypatch):
-        monkeypatch.setattr("fmx.analyze.similarity.collect.MOST_SAMPLES", 10)
+        monkeypatch.setattr("fmx.analyze.likeness.collect.MOST_SAMPLES", 10)
         with pytest.raises(FmxError, match="--samples"):
             similarity(made[0], method="rsa")
         assert similarity(made[0], method="rsa", samples=10).attrs["samples"] == 10

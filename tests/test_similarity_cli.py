@@ -11,7 +11,7 @@ import pytest
 from small_stores import write_store
 
 from fmx.analyze.compare import compare
-from fmx.analyze.similarity import similarity
+from fmx.analyze.likeness import similarity
 from fmx.cli.app import app
 from fmx.cli.matrix import print_matrix
 from fmx.cli.similarity import register_comparisons

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, pearsonr, spearmanr
 from small_stores import write_store
 from test_similarity import LABELS, N, make_values, table, tiles
 
-from fmx.analyze.similarity import DISTANCES, rdm, similarity
+from fmx.analyze.likeness import DISTANCES, rdm, similarity
 
 assert tiles
 

@@ -12,8 +12,8 @@ from small_stores import write_store
 from fmx.analyze.compare import compare
 from fmx.analyze.decomposition import decompose
 from fmx.analyze.information import information
+from fmx.analyze.likeness import similarity
 from fmx.analyze.sample_table import SampleTable
-from fmx.analyze.similarity import similarity
 from fmx.store import open_store
 
 SHAPE = (64, 1, 1, 32, 24, 24)
@@ -57,7 +57,7 @@ def test_every_value_is_read_once_for_all_pairs(large, reads, how):
 @pytest.mark.parametrize("how", [{}, {"estimator": "minibatch", "batch": 16}], ids=str)
 def test_no_layer_is_in_memory_as_a_whole(large, monkeypatch, how):
     for module in ("gram", "minibatch"):
-        monkeypatch.setattr(f"fmx.analyze.similarity.{module}.BLOCK_BYTES", 2**18)
+        monkeypatch.setattr(f"fmx.analyze.likeness.{module}.BLOCK_BYTES", 2**18)
     monkeypatch.setattr("fmx.analyze.sample_table.READ_BYTES", 2**16)
     similarity(large, layers="l0", **how)  # what is imported and kept for good
     tracemalloc.start()

@@ -9,10 +9,10 @@ from fmx.analyze.export import export_activations, export_results
 from fmx.analyze.health import health
 from fmx.analyze.hist import hist
 from fmx.analyze.information import INFORMATION_ESTIMATORS, TARGETS, information
+from fmx.analyze.likeness import COMPARISONS, DISTANCES, ESTIMATORS, METHODS, rdm, similarity
 from fmx.analyze.rank import rank
 from fmx.analyze.receptive import ReceptiveField, receptive_field
 from fmx.analyze.robustness import robustness
-from fmx.analyze.similarity import COMPARISONS, DISTANCES, ESTIMATORS, METHODS, rdm, similarity
 from fmx.analyze.stats import layer_stats, stats, to_rows
 from fmx.analyze.temporal import temporal
 from fmx.analyze.top_samples import top_samples

@@ -162,7 +162,7 @@ def similarity(
     1 is alike and 0 is nothing in common. The store is read once for all pairs.
     """
     from fmx.analyze import to_rows
-    from fmx.analyze.similarity import similarity as compute
+    from fmx.analyze.likeness import similarity as compute
 
     first = common.open_for(store, allow_partial=allow_partial)
     second = None if other is None else common.open_for(other, allow_partial=allow_partial)

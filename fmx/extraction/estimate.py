@@ -6,6 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -217,9 +218,14 @@ def buffers_within(settled: Settled, plan: StorePlan) -> int:
 
 
 def _peak_memory() -> int:
+    """Peak memory of this process; the system's usual count begins with that of the process that started it."""
     import resource
     import sys
 
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.analyze.similarity.gram import pack
+from fmx.analyze.likeness.gram import pack
 
 __all__ = ["centred", "cosines", "flat", "median_distance", "products", "rbf", "squared_distances"]
 

@@ -14,10 +14,10 @@ import numpy as np
 from dask import delayed
 from numpy.typing import NDArray
 
+from fmx.analyze.likeness.collect import GramSet
+from fmx.analyze.likeness.gram import BLOCK_BYTES, SPAN, shifted
+from fmx.analyze.likeness.kernels import centred
 from fmx.analyze.sample_table import Column, SampleTable
-from fmx.analyze.similarity.collect import GramSet
-from fmx.analyze.similarity.gram import BLOCK_BYTES, SPAN, shifted
-from fmx.analyze.similarity.kernels import centred
 from fmx.analyze.threads import compute_here
 from fmx.errors import FmxError
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.analyze.likeness.gram import Grams, GramTask, add_products, lazy_grams, unpack
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.samples import check_least
-from fmx.analyze.similarity.gram import Grams, GramTask, add_products, lazy_grams, unpack
 from fmx.analyze.threads import compute_alone
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
@@ -19,7 +19,7 @@ __all__ = ["SKIPS", "GramSet", "check_finite", "collect", "gram_bytes"]
 
 SKIPS = ("samples", "features")
 
-# Gram matrices that take more are not made; see `fmx.analyze.similarity.minibatch` for what there is instead.
+# Gram matrices that take more are not made; see `fmx.analyze.likeness.minibatch` for what there is instead.
 MOST_GRAM_BYTES = 2**30
 MOST_SAMPLES = 5000
 
@@ -79,7 +79,7 @@ def collect(
     skip : str
         What is left out where values are not finite: ``samples``, or ``features``.
     raw, multiply
-        See `fmx.analyze.similarity.gram.GramTask`.
+        See `fmx.analyze.likeness.gram.GramTask`.
 
     Raises
     ------

@@ -17,11 +17,11 @@ import numpy as np
 from dask import delayed
 from numpy.typing import NDArray
 
+from fmx.analyze.likeness.collect import check_finite
+from fmx.analyze.likeness.gram import BLOCK_BYTES, GramTask, add_products, lazy_grams, shifted, unpack
+from fmx.analyze.likeness.kernels import centred, cosines, flat, median_distance, products, rbf, squared_distances
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.samples import Rows, check_least
-from fmx.analyze.similarity.collect import check_finite
-from fmx.analyze.similarity.gram import BLOCK_BYTES, GramTask, add_products, lazy_grams, shifted, unpack
-from fmx.analyze.similarity.kernels import centred, cosines, flat, median_distance, products, rbf, squared_distances
 from fmx.analyze.threads import compute_alone
 from fmx.errors import FmxError
 from fmx.store import Store

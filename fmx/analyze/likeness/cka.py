@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.analyze.similarity.collect import GramSet
-from fmx.analyze.similarity.kernels import (
+from fmx.analyze.likeness.collect import GramSet
+from fmx.analyze.likeness.kernels import (
     centred,
     cosines,
     flat,

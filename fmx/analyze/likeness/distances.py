@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.analyze.likeness.collect import GramSet, collect
+from fmx.analyze.likeness.gram import add_exact_products
+from fmx.analyze.likeness.kernels import cosines, products, squared_distances
 from fmx.analyze.sample_table import SampleTable
-from fmx.analyze.similarity.collect import GramSet, collect
-from fmx.analyze.similarity.gram import add_exact_products
-from fmx.analyze.similarity.kernels import cosines, products, squared_distances
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
 

@@ -10,13 +10,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from fmx.analyze.likeness import cca
+from fmx.analyze.likeness.cka import cka
+from fmx.analyze.likeness.collect import MOST_GRAM_BYTES, MOST_SAMPLES, GramSet, collect, gram_bytes
+from fmx.analyze.likeness.distances import COMPARISONS, DISTANCES, collect_distances, compare_distances, rdms
+from fmx.analyze.likeness.minibatch import minibatch_cka
 from fmx.analyze.sample_table import SampleTable, tables_of
 from fmx.analyze.samples import check_least, same_samples
-from fmx.analyze.similarity import cca
-from fmx.analyze.similarity.cka import cka
-from fmx.analyze.similarity.collect import MOST_GRAM_BYTES, MOST_SAMPLES, GramSet, collect, gram_bytes
-from fmx.analyze.similarity.distances import COMPARISONS, DISTANCES, collect_distances, compare_distances, rdms
-from fmx.analyze.similarity.minibatch import minibatch_cka
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
 
@@ -158,7 +158,7 @@ def rdm(
     Parameters
     ----------
     metric : str
-        One of `fmx.analyze.similarity.DISTANCES`.
+        One of `fmx.analyze.likeness.DISTANCES`.
     store, layers, noise, space, skip, samples, seed, allow_partial
         See `similarity`; memory is the same.
 

@@ -1,6 +1,0 @@
-"""How alike layers, models and noise levels are."""
-
-from fmx.analyze.similarity.distances import COMPARISONS, DISTANCES
-from fmx.analyze.similarity.measure import ESTIMATORS, METHODS, rdm, similarity
-
-__all__ = ["COMPARISONS", "DISTANCES", "ESTIMATORS", "METHODS", "rdm", "similarity"]
