@@ -400,7 +400,29 @@ def test_compiled_code_is_kept_for_the_user_where_the_package_is_read_only(tmp_p
     (tmp_path / "__pycache__").write_text("no folder, so that nothing can be kept beside the module")
     code = "import thing; assert thing.twice(21) == 42; print(thing.twice.stats.cache_path)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment.pop("NUMBA_CACHE_DIR", None)
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=120, env=environment, capture_output=True, text=True
     )
     assert done.stdout.startswith(str(tmp_path / "cache"))
+
+
+def test_a_process_that_compiles_gets_the_same_bits_as_one_that_does_not(tmp_path):
+    code = """
+import numpy as np
+from fmx.reduce import Histogram, Moments, Quantiles, ReducerSet, TopSamples
+kinds = {"a": Moments(), "b": Histogram(), "c": Quantiles(), "d": TopSamples(position=("y", "x"))}
+reducer = ReducerSet(kinds)
+state = reducer.identity((8,))
+for seed in range(6):
+    block = np.random.default_rng(seed).normal(size=(4, 8, 16, 16)).astype(np.float32)
+    reducer.update(state, block, [0, 2, 3], start=[0, 0, 0, 0])
+print(reducer.merge(state, state).tobytes().hex())
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+        for _ in range(2)
+    ]
+    assert any(tmp_path.rglob("*.nbc"))
+    assert said[0] == said[1]

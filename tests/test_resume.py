@@ -62,21 +62,6 @@ def content(store: Path) -> dict[str, str]:
     return {f.relative_to(store).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def same_summaries(one: Path, two: Path) -> None:
-    """Compare summaries: counts exactly, and sums but for rounding, which may differ between compilations of a loop."""
-    assert content(one).keys() == content(two).keys()
-    first, second = (fmx.open_store(path) for path in (one, two))
-    for name in fmx.store.saved_analyses(one):
-        theirs = fmx.store.open_analysis(second.tree, name)
-        for layer, mine in fmx.store.open_analysis(first.tree, name).items():
-            for variable, values in mine.data_vars.items():
-                got = theirs[layer][variable].values
-                if values.dtype.kind == "f":
-                    np.testing.assert_allclose(got, values.values, rtol=1e-9, atol=1e-12)
-                else:
-                    np.testing.assert_array_equal(got, values.values)
-
-
 def stop_after(units: int) -> Callable[[], bool]:
     asked = iter(range(10_000))
     return lambda: next(asked) >= units
@@ -262,7 +247,7 @@ def test_killed_at_random_moments(
 def test_summaries_killed_at_random_moments(tmp_path: Path, data: np.ndarray[Any, Any]) -> None:
     extract(tmp_path / "whole.zarr", data, reduce=("stats", "hist"))
     _run_with_kills(tmp_path / "killed.zarr", data, 4, ("stats", "hist"))
-    same_summaries(tmp_path / "killed.zarr", tmp_path / "whole.zarr")
+    assert content(tmp_path / "killed.zarr") == content(tmp_path / "whole.zarr")
 
 
 @pytest.mark.usefixtures("small_units")

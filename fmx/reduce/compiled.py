@@ -27,8 +27,12 @@ def entry(function: F) -> F:
 
 
 def part(function: F, *, fastmath: bool | set[str] = False) -> F:
-    """Compile a function as a part of those that call it."""
-    return cast("F", numba.njit(nogil=True, fastmath=fastmath)(function))
+    """Compile a function as a part of those that call it.
+
+    It is compiled into them. A process that compiles would otherwise call a copy that stands by itself, and one that
+    reads what is kept another copy, which may add the terms of a sum in another order.
+    """
+    return cast("F", numba.njit(nogil=True, forceinline=True, fastmath=fastmath)(function))
 
 
 # Sums may be split over the lanes of a vector. Nothing lets the compiler assume that values are finite.
