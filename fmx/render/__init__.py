@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from fmx.render.folder import PictureFolder
 from fmx.render.frame import Frame
 from fmx.render.from_store import grid_frames, overlay_frame
 from fmx.render.grid import grid_pages
 from fmx.render.overlay import overlay, overlay_figure
 from fmx.render.sinks import save_png
 
-__all__ = ["Frame", "grid_frames", "grid_pages", "overlay", "overlay_figure", "overlay_frame", "save_png"]
+__all__ = [
+    "Frame",
+    "PictureFolder",
+    "grid_frames",
+    "grid_pages",
+    "overlay",
+    "overlay_figure",
+    "overlay_frame",
+    "save_png",
+]

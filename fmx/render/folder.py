@@ -1,0 +1,215 @@
+"""A folder of pictures with an index that says what each of them shows."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from fmx.errors import FmxError
+from fmx.render.frame import Frame
+from fmx.render.sinks import save_frame, whole_file
+
+__all__ = ["INDEX", "PictureFolder", "file_name"]
+
+INDEX = "index.csv"
+_MODEL_FILE = re.compile(r"\.(onnx|pt2?|pth|ts|zip|safetensors)$", re.IGNORECASE)
+# Most file systems take 255 bytes; names get a suffix, and a hidden twin while they are written.
+_LONGEST = 180
+
+
+class PictureFolder:
+    """A new folder ``<out>/<model>/<name>/`` that pictures are written into, with ``index.csv`` beside them.
+
+    Used as a context manager: the folder is made on entering; the index, one row a picture, is written on leaving. If
+    something fails, the pictures that are already there are kept with their index; those of an older folder that was
+    to be overwritten come back instead.
+
+    Parameters
+    ----------
+    out : path
+        Folder of all models; made where there is none.
+    model : str
+        What the pictures are about: a file, ``torchvision:NAME``, or any text; becomes a folder's name.
+    name : str, optional
+        Of this run; the time if left out.
+    overwrite : bool
+        Replace a folder of this name. It must be one that an index describes; anything else in it is refused.
+
+    Attributes
+    ----------
+    place : Path
+        The folder.
+
+    Raises
+    ------
+    FmxError
+        On entering: the folder is already there and not to be overwritten, holds files that its index doesn't name, or
+        can't be made.
+    """
+
+    def __init__(
+        self, out: str | PathLike[str], model: str, name: str | None = None, *, overwrite: bool = False
+    ) -> None:
+        parent = Path(out) / _short_model(model)
+        if name is not None and (not name or file_name(name) != name):
+            raise FmxError(f"A folder of pictures can't be called '{name}': use letters, digits, - and _.")
+        self.place = parent / name if name else _unused(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        self._overwrite = overwrite
+        self._old: Path | None = None
+        self._rows: list[dict[str, str]] = []
+        self._taken: set[str] = {INDEX}
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        try:
+            if self.place.exists():
+                self._move_old()
+            self.place.mkdir(parents=True)
+        except OSError as error:
+            raise FmxError(f"{self.place} can't be made: {error.strerror or error}.") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._write_index()
+            if self._old is not None:
+                shutil.rmtree(self._old, ignore_errors=True)
+            return
+        if self._old is not None:
+            shutil.rmtree(self.place, ignore_errors=True)
+            with suppress(OSError):
+                self._old.rename(self.place)
+            return
+        # What went wrong first is what is told.
+        with suppress(FmxError, OSError):
+            if self._rows:
+                self._write_index()
+            else:
+                self.place.rmdir()
+
+    def path(self, *parts: object, suffix: str = ".png") -> Path:
+        """Give the path of a new file, named after what tells it from the others; no name is given twice.
+
+        Parameters
+        ----------
+        *parts : object
+            Such as the layer, the sample and the channel; joined by ``_``.
+        suffix : str
+        """
+        with self._lock:
+            stem = file_name(*map(str, parts)) or "picture"
+            names = (f"{stem}{suffix}" if i == 1 else f"{stem}-{i}{suffix}" for i in range(1, len(self._taken) + 2))
+            # Some file systems take upper and lower case for the same.
+            found = next(name for name in names if name.lower() not in self._taken)
+            self._taken.add(found.lower())
+        return self.place / found
+
+    def add(self, path: str | PathLike[str], labels: Mapping[str, object]) -> None:
+        """Enter a file that lies in the folder into the index."""
+        row = {str(key): str(value) for key, value in labels.items()}
+        # A label of this name would hide where the picture is.
+        row |= {"file": Path(path).relative_to(self.place).as_posix()}
+        with self._lock:
+            self._rows.append(row)
+
+    def save(self, frame: Frame, *parts: object, suffix: str = ".png") -> Path:
+        """Write a picture and its row in the index.
+
+        Parameters
+        ----------
+        frame : Frame
+            Its labels are the row.
+        *parts : object
+            What tells it from the others, for the name of the file.
+        suffix : str
+            The format: ``.png``, or ``.tif``.
+
+        Returns
+        -------
+        Path
+            The file written.
+
+        Raises
+        ------
+        FmxError
+            The file can't be written, or there is no such format.
+        """
+        path = save_frame(frame, self.path(*parts, suffix=suffix))
+        self.add(path, frame.labels)
+        return path
+
+    def _move_old(self) -> None:
+        """Put the folder that is there aside, until the new one is complete."""
+        if not self._overwrite:
+            raise FmxError(f"{self.place} is already there: choose another --name, or replace it with --overwrite.")
+        if not self.place.is_dir():
+            raise FmxError(f"{self.place} is a file: choose another --name.")
+        strange = sorted(_not_in_index(self.place))
+        if strange:
+            raise FmxError(
+                f"{self.place} holds {strange[0]}, which its index doesn't name: choose another --name, so that "
+                "nothing is lost."
+            )
+        old = self.place.with_name(f".{uuid4().hex}.old")
+        self.place.rename(old)
+        self._old = old
+
+    def _write_index(self) -> None:
+        columns = ["file", *dict.fromkeys(key for row in self._rows for key in row if key != "file")]
+        with (
+            whole_file(self.place / INDEX) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+
+def file_name(*parts: str) -> str:
+    """Join labels by ``_``; anything but letters, digits, dots, dashes and plus becomes a dash, long names are cut."""
+    name = "_".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts).lstrip(".")
+    if len(name.encode()) <= _LONGEST:
+        return name
+    kept = name.encode()[: _LONGEST - 9].decode(errors="ignore")
+    return f"{kept}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _short_model(model: str) -> str:
+    """Make a folder's name of a model's; the folders and the ending of a file are left out."""
+    name = re.split(r"[/\\]", model.rstrip("/\\"))[-1]
+    return file_name(_MODEL_FILE.sub("", name)) or "model"
+
+
+def _unused(path: Path) -> Path:
+    """Give a path that nothing has, in case two runs begin in one second."""
+    number = 1
+    found = path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
+
+
+def _not_in_index(folder: Path) -> set[str]:
+    """List the files of a folder that its index doesn't name."""
+    try:
+        with (folder / INDEX).open(encoding="utf-8", newline="") as stream:
+            named = {row.get("file") or "" for row in csv.DictReader(stream)} | {INDEX}
+    except FileNotFoundError:
+        named = set()
+    except (UnicodeDecodeError, csv.Error):
+        return {INDEX}
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - named
