@@ -1,0 +1,297 @@
+"""Films: frames written one after the other, in the memory of a few, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fmx.errors import FmxError
+from fmx.render.frame import Frame
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+__all__ = ["VIDEO_SUFFIXES", "VideoWriter", "write_video"]
+
+OPAQUE = 255
+BT709, LIMITED_RANGE = 1, 1
+FASTEST, SLOWEST = 1000, Fraction(1, 100)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How a suffix is written: container, codec and what the codec takes.
+
+    `gray` says that pictures without colour are kept so, `even` that sides must be even, `fastest` how many frames a
+    second readers of the format still show.
+    """
+
+    container: str
+    codec: str
+    pixels: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    container_options: Mapping[str, str] = field(default_factory=dict)
+    gray: bool = False
+    even: bool = False
+    fastest: int = FASTEST
+
+
+_FORMATS = {
+    ".avi": _Format("avi", "ffv1", "bgr0", gray=True),
+    ".mp4": _Format("mp4", "libx264", "yuv420p", {"crf": "16"}, {"movflags": "faststart"}, even=True),
+    ".webm": _Format(
+        "webm", "libvpx-vp9", "yuv420p", {"crf": "20", "b": "0", "row-mt": "1", "deadline": "good", "cpu-used": "4"}
+    ),
+    ".gif": _Format("gif", "gif", "pal8", fastest=50),
+    ".apng": _Format("apng", "apng", "rgb24", container_options={"plays": "0"}, gray=True),
+}
+VIDEO_SUFFIXES = tuple(_FORMATS)
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Iterable[Frame | NDArray[np.uint8]],
+    *,
+    fps: float = 10,
+    overwrite: bool = False,
+) -> Path:
+    """Write frames as a film, one at a time, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The file; its suffix says how it is written. ``.avi``: FFV1, lossless. ``.apng``: lossless. ``.gif``: lossless
+        for frames with a palette or in gray, the 256 nearest colours of each frame otherwise. ``.mp4``: H.264, an odd
+        width or height gets one more column or row, like its last. ``.webm``: VP9. The last two store colour at half
+        the resolution. GIF and APNG repeat for ever.
+    frames : iterable of Frame, or of arrays of uint8 (y, x) or (y, x, 3)
+        All of one size. Taken one by one, as they are encoded.
+    fps : float
+        Frames a second, 0.01 to 1000, for GIF at most 50.
+    overwrite : bool
+        Replace an existing file.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    FmxError
+        The suffix is none of these, the file exists, there are no frames, they differ in size, the first are gray and
+        a later one is not, or the file can't be written there. What `frames` raises comes through; no file is left in
+        any of these cases.
+    """
+    with VideoWriter(path, fps=fps, overwrite=overwrite) as film:
+        for frame in frames:
+            film.add(frame)
+    return film.path
+
+
+class VideoWriter:
+    """A film that frames are added to: `write_video` for frames that arise one at a time, as in a loop.
+
+    A context manager: the file appears at the end of the ``with`` block, and doesn't when the block raises.
+
+    Parameters
+    ----------
+    path : path
+    fps : float
+    overwrite : bool
+        As `write_video` takes them.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    frames : int
+        Number of frames added so far.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, fps: float = 10, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if suffix not in _FORMATS:
+            raise FmxError(f"{self.path} doesn't say how to write the film: end its name in {', '.join(_FORMATS)}.")
+        self._format = _FORMATS[suffix]
+        fastest = self._format.fastest
+        if not SLOWEST <= fps <= fastest:
+            raise FmxError(
+                f"A {suffix} film can show 0.01 to {fastest} frames a second, not {fps:g}: give another fps."
+            )
+        if self.path.exists() and not overwrite:
+            raise FmxError(f"{self.path} is there already: give another name, or --overwrite (overwrite=True).")
+        self.frames = 0
+        self._fps = Fraction(fps).limit_denominator(1000)
+        self._unfinished = self.path.with_name(f".{uuid4().hex}.tmp")
+        self._container: Any = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def add(self, frame: Frame | NDArray[np.uint8]) -> None:
+        """Encode one more frame.
+
+        Raises
+        ------
+        FmxError
+            It has another size than the first, or colours where the first had none; or the file can't be written.
+        """
+        picture = frame if isinstance(frame, Frame) else Frame(np.asarray(frame))
+        with self._errors():
+            if self._container is None:
+                self._start(picture)
+        if picture.size != self._size:
+            raise FmxError(
+                f"Frame {self.frames} of {self.path.name} is {picture.size[0]}×{picture.size[1]} pixels, those before "
+                f"it are {self._size[0]}×{self._size[1]}: all frames of a film need one size."
+            )
+        if self._gray and not _is_gray(picture):
+            raise FmxError(
+                f"Frame {self.frames} of {self.path.name} has colours, those before it are gray: give all as RGB."
+            )
+        with self._errors():
+            encodable = self._encodable(picture)
+            encodable.pts = self.frames
+            self._container.mux(self._stream.encode(encodable))
+        self.frames += 1
+
+    def _start(self, first: Frame) -> None:
+        """Open the file for frames like the first one."""
+        import av
+
+        how = self._format
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened as a plain file, so that no name is taken for a pattern or an address.
+        self._container = av.open(
+            f"file:{self._unfinished}", "w", format=how.container, options=dict(how.container_options)
+        )
+        self._size = width, height = first.size
+        self._gray = how.gray and _is_gray(first)
+        self._stream = stream = self._container.add_stream(how.codec, rate=self._fps, options=dict(how.options))
+        stream.width, stream.height = (width + width % 2, height + height % 2) if how.even else (width, height)
+        stream.pix_fmt = "gray" if self._gray else how.pixels
+        if how.pixels == "yuv420p":
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = BT709
+            context.color_range = LIMITED_RANGE
+            context.thread_type = "AUTO"
+
+    def _encodable(self, picture: Frame) -> VideoFrame:
+        """Give a frame in a form that the codec takes."""
+        import av
+
+        if self._gray:
+            return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.pixels), format="gray")
+        if self._format.pixels == "pal8":
+            return av.VideoFrame.from_ndarray(_indexed(picture), format="pal8")  # type: ignore[arg-type]
+        full = _four_bytes(picture, self._stream.width, self._stream.height)
+        if self._format.pixels == "yuv420p":
+            return full.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        return full
+
+    def _finish(self) -> None:
+        if self._container is None:
+            raise FmxError(f"{self.path} is not written: there are no frames.")
+        with self._errors():
+            self._container.mux(self._stream.encode())
+            container, self._container = self._container, None
+            container.close()
+            self._unfinished.replace(self.path)
+
+    def _discard(self) -> None:
+        """Close and remove what is unfinished; nothing is there any more after a film is finished."""
+        import av
+
+        container, self._container = self._container, None
+        if container is not None:
+            # What matters has been raised already; this file goes.
+            with suppress(OSError, av.FFmpegError):
+                container.close()
+        with suppress(OSError):
+            self._unfinished.unlink()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except av.codec.codec.UnknownCodecError as error:
+            raise FmxError(
+                f"{self.path} can't be written: this PyAV has no encoder {self._format.codec}; choose another of "
+                f"{', '.join(_FORMATS)}."
+            ) from error
+        except (OSError, av.FFmpegError) as error:
+            raise FmxError(f"{self.path} can't be written: {error.strerror or error}.") from error
+
+
+def _is_gray(picture: Frame) -> bool:
+    return picture.palette is None and picture.pixels.ndim == 2
+
+
+def _palette(picture: Frame) -> NDArray[np.uint8]:
+    if picture.palette is not None:
+        return picture.palette
+    return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+
+
+def _four_bytes(picture: Frame, width: int, height: int) -> VideoFrame:
+    """Write the colours into a frame of blue, green, red and an unused byte, the edges repeated where it is larger.
+
+    Written here, in one go from palette indices: the codec's own conversion from RGB costs as much as a third of FFV1.
+    """
+    import av
+
+    frame = av.VideoFrame(width, height, "bgr0")
+    plane = frame.planes[0]
+    target = np.frombuffer(plane, dtype=np.uint32).reshape(plane.height, plane.line_size // 4)  # type: ignore[call-overload]
+    x, y = picture.size
+    if picture.pixels.ndim == 2:
+        colours = np.full((256, 4), OPAQUE, dtype=np.uint8)
+        colours[:, :3] = _palette(picture)[:, ::-1]
+        np.take(colours.view(np.uint32)[:, 0], picture.pixels, out=target[:y, :x], mode="clip")
+    else:
+        channels = target.view(np.uint8).reshape(*target.shape, 4)[:y, :x]
+        for band in range(3):
+            channels[:, :, 2 - band] = picture.pixels[:, :, band]
+        channels[:, :, 3] = OPAQUE
+    if x < width:
+        target[:y, x:width] = target[:y, x - 1 : x]
+    if y < height:
+        target[y:, :] = target[y - 1, :]
+    return frame
+
+
+def _indexed(picture: Frame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Give palette indices (y, x), and the palette as alpha, red, green and blue (256, 4)."""
+    palette = np.full((256, 4), OPAQUE, dtype=np.uint8)
+    if picture.pixels.ndim == 2:
+        palette[:, 1:] = _palette(picture)
+        return np.ascontiguousarray(picture.pixels), palette
+    # No dithering: its pattern would flicker from frame to frame.
+    nearest = Image.fromarray(np.ascontiguousarray(picture.pixels)).quantize(256, dither=Image.Dither.NONE)
+    colours = np.array(nearest.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    palette[: len(colours), 1:] = colours
+    return np.asarray(nearest), palette
