@@ -8,14 +8,17 @@ from fmx.render.from_store import grid_frames, overlay_frame
 from fmx.render.grid import grid_pages
 from fmx.render.overlay import overlay, overlay_figure
 from fmx.render.sinks import save_png
+from fmx.render.video import VideoWriter, write_video
 
 __all__ = [
     "Frame",
     "PictureFolder",
+    "VideoWriter",
     "grid_frames",
     "grid_pages",
     "overlay",
     "overlay_figure",
     "overlay_frame",
     "save_png",
+    "write_video",
 ]
