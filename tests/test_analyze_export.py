@@ -20,8 +20,8 @@ from fmx.analyze import (
     stats,
     top_samples,
 )
-from fmx.analyze.export import as_computed, storable, tables_of
-from fmx.errors import FmxError
+from fmx.analyze.export import tables_of
+from fmx.errors import FmxError, StoreError
 from fmx.store import open_analysis, open_store, save_analysis
 
 
@@ -133,10 +133,10 @@ def test_saved_results_come_back(store):
         "means": {name: d.isel(sample=slice(2, 5)) for name, d in stats(store, by=("sample", "noise")).items()},
     }
     for name, results in found.items():
-        save_analysis(store.path, name, {layer: storable(dataset, store) for layer, dataset in results.items()})
+        save_analysis(store.path, name, results)
     tree = open_store(store.path).tree
     for name, results in found.items():
-        back = {layer: as_computed(dataset) for layer, dataset in open_analysis(tree, name).items()}
+        back = open_analysis(tree, name)
         assert set(back) == set(results)
         for layer, dataset in results.items():
             for variable in dataset.data_vars:
@@ -148,6 +148,43 @@ def test_saved_results_come_back(store):
                     assert left.dims == right.dims
                     np.testing.assert_array_equal(left.values, right.values)
     assert sorted(set(LABELS)) == [str(v) for v in open_analysis(tree, "rank")["a.maps"]["label"].values]
+
+
+@pytest.mark.parametrize("dim", ["sample", "noise", "timestep"])
+def test_results_with_other_labels_than_the_store_leave_it_open_to_all(store, dim):
+    """Save what differs from the root along an axis in every way, and see plain xarray open the store."""
+    whole = {"sample": list(store.samples), "noise": [0.0, 0.5], "timestep": [0]}[dim]
+    n = len(whole)
+    number = np.arange(n, dtype=np.float64)
+    axes = {
+        "fewer": xr.Dataset({"v": (dim, number[1:])}, coords={dim: whole[1:]}),
+        "more": xr.Dataset({"v": (dim, [*number, 7.0])}, coords={dim: [*whole, "new" if dim == "sample" else 9]}),
+        "others": xr.Dataset({"v": (dim, number)}, coords={dim: [f"other {i}" for i in range(n)]}),
+        "turned": xr.Dataset({"v": (dim, number[::-1])}, coords={dim: whole[::-1]}),
+        "bare": xr.Dataset({"v": (dim, np.arange(n + 3.0))}),
+        "none": xr.Dataset({"v": (dim, number[:0])}, coords={dim: np.asarray(whole)[:0]}),
+        "the same": xr.Dataset({"v": (dim, number)}, coords={dim: whole}),
+        "a value": xr.Dataset({dim: ("rank", np.arange(3)), "v": ("rank", np.arange(3.0))}),
+        "one": xr.Dataset({"v": ("channel", np.arange(3.0))}, coords={dim: whole[0]}),
+    }
+    for name, dataset in axes.items():
+        save_analysis(store.path, name.replace(" ", "-"), {"a.maps": dataset, "b/tokens": dataset})
+    with xr.open_datatree(store.path, engine="zarr") as tree:
+        assert set(tree["analysis"].children) == {name.replace(" ", "-") for name in axes}
+    tree = open_store(store.path).tree
+    for name, dataset in axes.items():
+        for back in open_analysis(tree, name.replace(" ", "-")).values():
+            assert set(back.variables) == set(dataset.variables), name
+            for key, variable in dataset.variables.items():
+                assert back[key].dims == variable.dims
+                assert [str(v) for v in back[key].values.flat] == [str(v) for v in variable.values.flat], (name, key)
+    assert tree["analysis/the-same/a.maps/v"].dims == (dim,)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "x\n"])
+def test_names_that_are_no_groups_are_refused(store, name):
+    with pytest.raises(StoreError, match="under a name of letters"):
+        save_analysis(store.path, name, {})
 
 
 def test_mistakes(store, tmp_path):

@@ -166,7 +166,7 @@ MISTAKES = [
     ("export STORE -o out", "no saved results"),
     ("export STORE -o out --analysis stats", "No results called stats"),
     ("export STORE -o out --layers maps --format xls", "Nothing is written as xls"),
-    ("health STORE --save a/b", "--save name"),
+    ("health STORE --save a/b", "under a name of letters"),
 ]
 
 

@@ -13,12 +13,10 @@ import xarray as xr
 
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store, layer_key
-from fmx.store.schema import LEADING_DIMS
 
-__all__ = ["FORMATS", "as_computed", "export_activations", "export_results", "storable", "tables_of"]
+__all__ = ["FORMATS", "export_activations", "export_results", "tables_of"]
 
 FORMATS = ("csv", "parquet", "npy", "h5")
-_OWN = "own_"
 # As much is in memory at once, of values as they are stored; tables of them take several times as much.
 PART_BYTES = 8 * 2**20
 
@@ -99,32 +97,6 @@ def export_activations(
         data = store.layer(info.name)
         chosen[info.name] = data if level is None else data.isel(noise=[level])
     return export_results(chosen, folder, format=format, store=store)
-
-
-def storable(dataset: xr.Dataset, store: Store) -> xr.Dataset:
-    """Give results as a store can hold them, beside labels that all of its groups share.
-
-    Texts become text instead of objects. Samples, noise levels or timesteps that are not all of the store's get an axis
-    of another name, ``own_sample`` and so on: xarray opens no tree whose groups differ from the root in an axis.
-    """
-    kept = dataset.drop_vars(["complete"], errors="ignore")
-    root = store.tree.to_dataset()
-    for dim in LEADING_DIMS:
-        if dim in kept.dims and dim in root.indexes and not (dim in kept and kept[dim].equals(root[dim])):
-            kept = kept.rename({dim: f"{_OWN}{dim}"})
-    for name, variable in list(kept.variables.items()):
-        if variable.dtype.kind in "OU":
-            text = (variable.dims, variable.values.astype(str).astype(np.dtypes.StringDType()), variable.attrs)
-            kept = kept.assign_coords({name: text}) if name in kept.coords else kept.assign({name: text})
-    return kept
-
-
-def as_computed(dataset: xr.Dataset) -> xr.Dataset:
-    """Give saved results the names of axes again that they were computed with."""
-    used = {dim for variable in dataset.data_vars.values() for dim in variable.dims}
-    unused = [name for name, coord in dataset.coords.items() if not set(coord.dims) <= used]
-    own = {dim: str(dim).removeprefix(_OWN) for dim in used if str(dim).startswith(_OWN)}
-    return dataset.drop_vars(unused).rename(own)
 
 
 def tables_of(dataset: xr.Dataset) -> dict[str, pd.DataFrame]:

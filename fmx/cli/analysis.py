@@ -237,7 +237,7 @@ def export(
     """
     from pathlib import Path
 
-    from fmx.analyze.export import as_computed, export_activations, export_results
+    from fmx.analyze.export import export_activations, export_results
     from fmx.cli.output import say
     from fmx.store import open_analysis, open_store, saved_analyses
 
@@ -254,7 +254,6 @@ def export(
             )
         files = []
         for name in names:
-            results = {layer: as_computed(found) for layer, found in open_analysis(opened.tree, name).items()}
-            files += export_results(results, Path(output) / name, format=form)
+            files += export_results(open_analysis(opened.tree, name), Path(output) / name, format=form)
     for file in files:
         say(str(file))

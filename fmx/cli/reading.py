@@ -20,8 +20,22 @@ __all__ = ["AllowPartial", "By", "HeldOut", "Noise", "Save", "Seed", "Top", "ope
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Analyse the complete samples of an unfinished store.")
 ]
+
+
+def _name(name: str | None) -> str | None:
+    """Refuse a name before anything is read for it."""
+    from fmx.store import check_analysis_name
+
+    if name is not None:
+        check_analysis_name(name)
+    return name
+
+
 Save = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Save the results in the store under this name, for fmx export.")
+    str | None,
+    typer.Option(
+        metavar="NAME", callback=_name, help="Save the results in the store under this name, for fmx export."
+    ),
 ]
 By = Annotated[
     str,
@@ -74,21 +88,18 @@ def reading(what: str = "reading") -> Iterator[None]:
 
 def save(store: Store, name: str | None, results: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> None:
     """Save results under a name, if one is given, with how they came about."""
-    from fmx.analyze.export import storable
     from fmx.cli.output import note
     from fmx.store import save_analysis
 
     if name is None:
         return
-    if not name or "/" in name or name.startswith("."):
-        raise FmxError(f"Results can't be called '{name}': choose a --save name of letters, digits, - and _.")
     size = sum(dataset.nbytes for dataset in results.values())
     if size > MOST_SAVED_BYTES:
         raise FmxError(
             f"Results of {size / 1e9:.1f} GB are not saved in the store: write them to files with -o FOLDER."
         )
     plain = {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool)}
-    save_analysis(store.place, name, {layer: storable(dataset, store) for layer, dataset in results.items()}, plain)
+    save_analysis(store.place, name, results, plain)
     note(f"saved as {name}: fmx export {store.path} --analysis {name}")
 
 

@@ -33,7 +33,7 @@ from fmx.store.places import Place, place_of
 from fmx.store.plan import StorePlan
 from fmx.store.reader import Store, open_store
 from fmx.store.repair import mark_for_repair
-from fmx.store.results import open_analysis, save_analysis, saved_analyses
+from fmx.store.results import check_analysis_name, open_analysis, save_analysis, saved_analyses
 from fmx.store.schema import FORMAT, layer_key
 from fmx.store.unit_writer import UnitWriter, writer_bytes
 from fmx.store.verify import Damage, Verification, verify_store
@@ -57,6 +57,7 @@ __all__ = [
     "Verification",
     "append_plan",
     "building_place",
+    "check_analysis_name",
     "choose_codecs",
     "create_store",
     "differences",

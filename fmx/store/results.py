@@ -1,24 +1,46 @@
-"""Results of analyses inside a store: ``analysis/<name>/<layer key>``, one group a layer."""
+"""Results of analyses inside a store: ``analysis/<name>/<layer key>``, one group a layer.
+
+xarray opens no hierarchy in which a group differs from the root along an axis of the same name. Results of some
+samples, noise levels or timesteps, of a part of a store for instance, therefore have an axis ``own_sample`` and so on
+there, and get back its name when they are opened as results.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import xarray as xr
 import zarr
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from fmx.errors import StoreError, near_matches
-from fmx.store.layout import read_root
+from fmx.store.layout import read_array, read_root
 from fmx.store.places import Place, place_of, written_to
-from fmx.store.schema import ROOT, layer_key
+from fmx.store.schema import LEADING_DIMS, ROOT, layer_key
 
-__all__ = ["open_analysis", "save_analysis", "saved_analyses"]
+__all__ = ["check_analysis_name", "open_analysis", "save_analysis", "saved_analyses"]
+
+_OWN = "own_"
+
+
+def check_analysis_name(name: str) -> None:
+    """See that results can be called so.
+
+    Raises
+    ------
+    StoreError
+        It would not be the name of one group.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise StoreError(f"Results can't be called '{name}': save them under a name of letters, digits, -, _ and dots.")
 
 
 def save_analysis(
@@ -34,30 +56,32 @@ def save_analysis(
     name : str
         Of the analysis, such as ``stats``.
     results : mapping of str to xarray.Dataset
-        By layer.
+        By layer. Their samples, noise levels and timesteps may be others than the store's.
     attributes : mapping, optional
         How the results came about, as plain values.
 
     Raises
     ------
     StoreError
-        There is no store, or it can't be written.
+        There is no store, or it can't be written; or results can't be called so.
     """
+    check_analysis_name(name)
     place = place_of(to)
     root = read_root(place)
     if root is None:
         raise StoreError(f"{place} is no fmx store: make one with fmx extract.")
     top = f"analysis/{name}"
+    nodes = root["consolidated_metadata"]["metadata"]
+    labels = {dim: pd.Index(read_array(place, dim).tolist()) for dim in LEADING_DIMS if dim in nodes}
     memory = MemoryStore()
     group = zarr.create_group(memory, path=top, zarr_format=3, attributes=dict(attributes or {}))
     for layer, dataset in results.items():
-        about = dataset.assign_attrs({"layer": layer, **dataset.attrs})
+        about = _storable(dataset, labels).assign_attrs({"layer": layer, **dataset.attrs})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)
             about.to_zarr(memory, group=f"{top}/{layer_key(layer)}", mode="w", zarr_format=3, consolidated=False)
     del group
     objects = {key: data.to_bytes() for key, data in memory._store_dict.items() if key.startswith("analysis/")}
-    nodes = root["consolidated_metadata"]["metadata"]
     old = [path for path in nodes if path == top or path.startswith(f"{top}/")]
     for path in old:
         del nodes[path]
@@ -72,6 +96,26 @@ def save_analysis(
         place.delete([key for key, _ in place.list(top) if key not in objects])
 
 
+def _storable(dataset: xr.Dataset, labels: Mapping[str, pd.Index[Any]]) -> xr.Dataset:
+    """Give results as a group below the root can hold them, whose axes have these labels."""
+    kept = dataset.drop_vars("complete", errors="ignore")
+    shared = {dim for dim, values in labels.items() if dim in kept.indexes and kept.indexes[dim].equals(values)}
+    kept = kept.rename({str(n): f"{_OWN}{n}" for n in {*kept.dims, *kept.variables} & (set(labels) - shared)})
+    for name, variable in list(kept.variables.items()):
+        if variable.dtype.kind in "OU":
+            text = (variable.dims, variable.values.astype(str).astype(np.dtypes.StringDType()), variable.attrs)
+            kept = kept.assign_coords({name: text}) if name in kept.coords else kept.assign({name: text})
+    return kept
+
+
+def _as_computed(dataset: xr.Dataset) -> xr.Dataset:
+    """Give saved results the names again that they were computed with, and none of the root's labels beside them."""
+    used = {dim for variable in dataset.data_vars.values() for dim in variable.dims}
+    unused = [name for name, coord in dataset.coords.items() if not set(coord.dims) <= used]
+    own = [str(name) for name in {*dataset.dims, *dataset.variables} if str(name).startswith(_OWN)]
+    return dataset.drop_vars(unused).rename({name: name.removeprefix(_OWN) for name in own})
+
+
 def saved_analyses(to: str | Path | Place) -> list[str]:
     """List the analyses that a store holds."""
     root = read_root(place_of(to))
@@ -80,7 +124,7 @@ def saved_analyses(to: str | Path | Place) -> list[str]:
 
 
 def open_analysis(tree: xr.DataTree, name: str) -> dict[str, xr.Dataset]:
-    """Give the saved results of an analysis, by layer.
+    """Give the saved results of an analysis, by layer, with the axes that they were computed with.
 
     Raises
     ------
@@ -90,4 +134,4 @@ def open_analysis(tree: xr.DataTree, name: str) -> dict[str, xr.Dataset]:
     saved = tree["analysis"].children if "analysis" in tree.children else {}
     if name not in saved:
         raise StoreError(f"No results called {name} are saved there: {near_matches(name, list(saved))}")
-    return {str(node.attrs["layer"]): node.to_dataset() for node in saved[name].children.values()}
+    return {str(node.attrs["layer"]): _as_computed(node.to_dataset()) for node in saved[name].children.values()}
