@@ -13,7 +13,7 @@ from PIL import Image
 
 from fmx.data import Preprocess
 from fmx.errors import DataError
-from fmx.extraction.prepare import PictureOptions
+from fmx.prepare import PictureOptions
 from fmx_adapters.pytorch.sources import _preset
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

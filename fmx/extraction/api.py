@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fmx.extraction.pipeline import Progress
-from fmx.extraction.prepare import PictureOptions
 from fmx.extraction.request import DEFAULT_BATCH, Request
 from fmx.extraction.run import run
 from fmx.extraction.settle import settle
+from fmx.prepare import PictureOptions
 from fmx.store import Place, Store
 
 __all__ = ["extract"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fmx.errors import DataError, near_matches
-from fmx.extraction.prepare import PictureOptions
+from fmx.prepare import PictureOptions
 
 __all__ = ["DEFAULT_BATCH", "REDUCERS", "Request"]
 

@@ -14,9 +14,9 @@ from fmx.adapter import Model, choose_layers, load
 from fmx.data import Perturbation, Preprocess, Source, open_source, perturbation, readable
 from fmx.errors import StoreError
 from fmx.extraction.keep import Keep
-from fmx.extraction.prepare import choose_preprocess, fit_input, takes_clips
 from fmx.extraction.request import Request
 from fmx.layers import LayerInfo
+from fmx.prepare import choose_preprocess, fit_input, takes_clips
 from fmx.store import (
     DEFAULT_CODEC,
     Place,

@@ -1,4 +1,4 @@
-"""Settling what an extraction does before anything runs: preprocessing, the model's input, what goes into the store."""
+"""Settling how samples become a model's input, before anything runs: what the model says, what was asked for."""
 
 from __future__ import annotations
 
