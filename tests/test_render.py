@@ -533,9 +533,20 @@ class TestText:
         assert wrap([], 100, 12) == []
 
     def test_what_the_font_lacks(self):
-        assert plain("Käse – a−b\nкот") == "Kase - a-b ???"
+        assert plain("a – b−c\nd×2") == "a - b-c dx2"
+        assert plain("Ka\u0308se кот γάτα") == "Käse кот γάτα"
+        assert plain("猫 cat \u1e9b\u0323") == "? cat \u1e9b\u0323"
         missing = text_picture("\uffff", 12)
         assert (text_picture("?", 12) == missing).all()
+
+    @pytest.mark.parametrize("size", [10, 12, 17, 36])
+    def test_letters_beyond_english_are_drawn(self, size):
+        drawn = [text_picture(text, size) for text in ("кот", "пёс", "???")]
+        assert len({picture.tobytes() for picture in drawn}) == 3
+        assert all(picture.shape[0] == text_picture("cat", size).shape[0] for picture in drawn)
+        assert drawn[0].min() < 120 and drawn[0].shape[1] == text_width("кот", size)
+        # As in the other font, nothing is cut off at the sides.
+        assert (drawn[0][:, -1] > 100).all()
 
     def test_numbers(self):
         assert [number(v) for v in (0.0, -0.0, 55.61234, 1e-9, 123456.0)] == ["0", "0", "55.6", "1e-09", "1.23e+05"]

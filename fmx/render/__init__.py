@@ -7,7 +7,8 @@ from fmx.render.frame import Frame
 from fmx.render.from_store import grid_frames, overlay_frame
 from fmx.render.grid import grid_pages
 from fmx.render.overlay import overlay, overlay_figure
-from fmx.render.sinks import save_png
+from fmx.render.sinks import save_frame, save_png
+from fmx.render.values import read_values, save_values, value_frame
 from fmx.render.video import VideoWriter, write_video
 
 __all__ = [
@@ -19,6 +20,10 @@ __all__ = [
     "overlay",
     "overlay_figure",
     "overlay_frame",
+    "read_values",
+    "save_frame",
     "save_png",
+    "save_values",
+    "value_frame",
     "write_video",
 ]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
+
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
 
-__all__ = ["save_frame", "save_png", "whole_file"]
+__all__ = ["DESCRIPTION", "is_tiff", "save_frame", "save_png", "whole_file", "write_tiff"]
+
+# The tag ImageDescription, which holds the labels of a TIFF as JSON.
+DESCRIPTION = 270
 
 
 def save_png(frame: Frame, path: str | os.PathLike[str]) -> Path:
@@ -44,8 +52,33 @@ def save_png(frame: Frame, path: str | os.PathLike[str]) -> Path:
 
 
 def save_frame(frame: Frame, path: str | os.PathLike[str]) -> Path:
-    """Write a frame in the format that the end of the name says; see `save_png`."""
-    return save_png(frame, path)
+    """Write a frame in the format that the end of the name says, ``.png`` or ``.tif``; see `save_png`.
+
+    A TIFF holds the labels as JSON in its tag ImageDescription.
+    """
+    target = Path(path)
+    if is_tiff(target):
+        return write_tiff(frame.image(), target, frame.labels)
+    if target.suffix.lower() != ".png":
+        raise FmxError(f"{target} doesn't end in .png or .tif: these are the formats written here.")
+    return save_png(frame, target)
+
+
+def is_tiff(path: Path) -> bool:
+    """Tell whether a name says that a file is TIFF."""
+    return path.suffix.lower() in {".tif", ".tiff"}
+
+
+def write_tiff(picture: Image.Image, path: Path, labels: Mapping[str, str]) -> Path:
+    """Write a picture as TIFF with its labels, whole or not at all."""
+    tags = ImageFileDirectory_v2()
+    # Text of a TIFF is ASCII, which JSON can do.
+    tags[DESCRIPTION] = json.dumps(dict(labels))
+    stream = BytesIO()
+    picture.save(stream, format="tiff", compression="tiff_adobe_deflate", tiffinfo=tags)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(stream.getvalue())
+    return path
 
 
 @contextmanager

@@ -1,10 +1,15 @@
-"""Text on pictures, in the font that comes with Pillow: measuring, shortening, wrapping, drawing."""
+"""Text on pictures: measuring, shortening, wrapping, drawing.
+
+The font is the one that comes with Pillow. It has the letters of English; a line with others is drawn in DejaVu Sans,
+which comes with Matplotlib and also has those of most of Europe and the Near East.
+"""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,28 +30,49 @@ __all__ = [
 
 INK, SOFT_INK = 25, 85
 SEPARATOR = " · "
-_KNOWN = {*map(chr, range(32, 127)), *"©«°±´·»‘’“”…‹›™"}
+_KNOWN = frozenset({*map(chr, range(32, 127)), *"©«°±´·»‘’“”…‹›™"})
 _INSTEAD = {"–": "-", "—": "-", "−": "-", "×": "x", "µ": "u"}
 
 
-@lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+@lru_cache(maxsize=64)
+def _font(size: int, wide: bool = False) -> ImageFont.FreeTypeFont:
+    if wide:
+        # The basic layout is the same everywhere; the other one depends on a library of the system.
+        return ImageFont.truetype(_wide_font(), size, layout_engine=ImageFont.Layout.BASIC)
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
-    # The basic layout is the same everywhere; the other one depends on a library of the system.
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
+
+
+@cache
+def _wide_font() -> str:
+    import matplotlib as mpl
+
+    return str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@cache
+def _wide_letters() -> frozenset[str]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(chr(code) for code in FT2Font(_wide_font()).get_charmap() if code >= 32)
+
+
+def _is_wide(plain_text: str) -> bool:
+    return not _KNOWN.issuperset(plain_text)
 
 
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """Replace what the font can't draw: accents go, other letters become ``?``, line breaks a space."""
-    if all(c in _KNOWN for c in text):
+    """Replace what no font can draw by its letter without accents, or by ``?``, and line breaks by a space."""
+    text = unicodedata.normalize("NFC", "".join(_INSTEAD.get(c, " " if c.isspace() else c) for c in text))
+    if _KNOWN.issuperset(text):
         return text
+    letters = _KNOWN | _wide_letters()
     drawn = []
-    for c in unicodedata.normalize("NFC", text):
-        stripped = _INSTEAD.get(c) or unicodedata.normalize("NFKD", c)
-        kept = "".join(k for k in stripped if k in _KNOWN)
-        drawn.append(c if c in _KNOWN else " " if c.isspace() else kept or "?")
+    for c in text:
+        kept = c if c in letters else "".join(k for k in unicodedata.normalize("NFKD", c) if k in letters)
+        drawn.append(kept or "?")
     return "".join(drawn)
 
 
@@ -59,7 +85,8 @@ def line_height(size: int) -> int:
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int) -> int:
     """Width in pixels of a line of text in a font size."""
-    return int(np.ceil(_font(size).getlength(plain(text))))
+    text = plain(text)
+    return int(np.ceil(_font(size, _is_wide(text)).getlength(text)))
 
 
 def middle_ellipsis(text: str, width: int, size: int) -> str:
@@ -100,8 +127,9 @@ def wrap(pieces: Sequence[str], width: int, size: int, separator: str = SEPARATO
 @lru_cache(maxsize=4096)
 def text_picture(text: str, size: int, ink: int = INK) -> NDArray[np.uint8]:
     """Draw a line of text, antialiased, as gray values on white, (y, x), read-only."""
+    text = plain(text)
     picture = Image.new("L", (max(text_width(text, size), 1), line_height(size)), 255)
-    ImageDraw.Draw(picture).text((0, 0), plain(text), fill=ink, font=_font(size))
+    ImageDraw.Draw(picture).text((0, 0), text, fill=ink, font=_font(size, _is_wide(text)))
     gray = np.array(picture, dtype=np.uint8)
     gray.setflags(write=False)
     return gray
