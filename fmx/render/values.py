@@ -134,7 +134,8 @@ def read_values(path: str | os.PathLike[str]) -> xr.DataArray:
         raise FmxError(f"{file} has a scale or an offset that is no number: its values are lost.") from None
     levels = pixels.astype(np.float64)
     most = np.finfo(np.float64).max / 2
-    halves = offset / 2 + np.minimum(levels, HIGHEST) * (scale / 2)
+    with np.errstate(over="ignore"):
+        halves = offset / 2 + np.minimum(levels, HIGHEST) * (scale / 2)
     values = np.clip(halves, -most, most) * 2
     values[levels == NAN] = np.nan
     values[levels == INFINITY], values[levels == NEGATIVE_INFINITY] = np.inf, -np.inf
