@@ -1,0 +1,141 @@
+"""The summed activation of each class's top channels, for every sample: one colour a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from fmx.render.plots.page import WIDTH, Page
+from fmx.render.plots.parts import layer_title, lost, need, noise_note
+from fmx.render.plots.style import OKABE_ITO, Look, PlotFigure, in_style, looks
+from fmx.render.plots.text import plain, short, text_width
+
+__all__ = ["class_sums"]
+
+_WHAT, _COMMAND = "class sums", "fmx class-sums"
+# Classes that colours and markers tell apart.
+_MOST_CLASSES = 14
+_MOST_POINTS = 4000
+
+
+@in_style
+def class_sums(
+    sums: xr.Dataset,
+    *,
+    title: str | None = None,
+    facts: Sequence[str] = (),
+    width: float = WIDTH,
+) -> PlotFigure:
+    """Draw for every sample the sum of each class's top channels: samples on x by their class, one colour a class.
+
+    Parameters
+    ----------
+    sums : xarray.Dataset
+        Of one layer, from `fmx.analyze.class_sums`: sum (sample, label), own and largest (sample). With more than 14
+        classes the sum of the sample's own class and the largest of the others are drawn.
+    title, facts, width
+        See `fmx.render.plots.distribution`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    FmxError
+        The results lack something.
+    """
+    need(sums, ("sum", "own", "largest"), _WHAT, _COMMAND)
+    labels = [str(v) for v in sums["label"].values.tolist()]
+    own = np.asarray([str(v) for v in sums["own"].values.tolist()], dtype=object)
+    values = np.asarray(sums["sum"].transpose("sample", "label").values, np.float64)
+    rank = {label: i for i, label in enumerate(labels)}
+    order = np.argsort([rank.get(label, len(labels)) for label in own], kind="stable")
+    own, values = own[order], values[order]
+    page = Page(f"Class sums: {layer_title(sums)}" if title is None else title, width, 66)
+    page.note(*facts, f"{len(own)} samples", noise_note(sums), lost([sums], ["not_finite"]))
+    axes = page.figure.add_subplot()
+    _bands(axes, own, width)
+    size = float(np.clip(900 / max(len(own), 1), 1.6, 12))
+    raster = values.size > _MOST_POINTS
+    if len(labels) <= _MOST_CLASSES:
+        shown = looks(len(labels))
+        for column, look, label in zip(values.T, shown, labels, strict=True):
+            _points(axes, column, look, size * np.where(own == label, 1.8, 1), raster, label)
+        page.legend([_key(look) for look in shown], labels)
+    else:
+        _own_and_others(axes, page, values, own, rank, size, raster)
+    right = np.asarray(sums["largest"].values, dtype=object)[order].astype(str) == own
+    page.note(f"the largest sum is that of the sample's class for {int(right.sum())} of {len(own)} samples")
+    metric = sums.attrs.get("metric")
+    page.note(f"sum: {sums['sum'].attrs.get('definition', '')}" + (f" (ranked by {metric})" if metric else ""))
+    axes.set_xlim(-0.5 - 0.005 * len(own), len(own) - 0.5 + 0.005 * len(own))
+    axes.set_ylabel("sum of the class's top channels")
+    return page.finish()
+
+
+def _points(axes: Axes, column: NDArray[Any], look: Look, size: Any, raster: bool, gid: str) -> None:
+    axes.scatter(
+        np.arange(len(column)),
+        column,
+        s=size,
+        color=look.colour,
+        marker=look.marker,
+        linewidths=0,
+        alpha=0.85 if len(column) < 200 else 0.6,
+        rasterized=raster,
+        gid=gid,
+        zorder=2,
+    )
+
+
+def _key(look: Look) -> Line2D:
+    return Line2D([], [], color=look.colour, marker=look.marker, ls="", mew=0, markersize=4)
+
+
+def _own_and_others(
+    axes: Axes,
+    page: Page,
+    values: NDArray[np.float64],
+    own: NDArray[Any],
+    rank: dict[str, int],
+    size: float,
+    raster: bool,
+) -> None:
+    place = np.array([rank.get(label, -1) for label in own])
+    rows = np.arange(len(own))
+    mine = np.where(place >= 0, values[rows, place], np.nan)
+    rest = values.copy()
+    rest[rows[place >= 0], place[place >= 0]] = -np.inf
+    shown = [Look(OKABE_ITO[1], "s", "-"), Look(OKABE_ITO[0], "o", "-")]
+    _points(axes, rest.max(axis=1), shown[0], size, raster, "others")
+    _points(axes, mine, shown[1], size, raster, "own")
+    page.legend([_key(look) for look in reversed(shown)], ["its own class", "largest of the other classes"])
+    page.note(f"{len(rank)} classes")
+
+
+def _bands(axes: Axes, own: NDArray[Any], width: float) -> None:
+    """Shade every second class's samples, and name the classes as far as there is room."""
+    starts = [0, *(i for i in range(1, len(own)) if own[i] != own[i - 1]), len(own)]
+    room = (width - 22) / max(len(own), 1)
+    spans = list(pairwise(starts))
+    upright = any(text_width(str(own[low]), 7) + 1 > room * (high - low) for low, high in spans)
+    ticks, names, free = [], [], -np.inf
+    for i, (low, high) in enumerate(spans):
+        if i % 2:
+            axes.axvspan(low - 0.5, high - 0.5, color="#F2F2F2", linewidth=0, zorder=0)
+        middle = (low + high - 1) / 2
+        if not upright or middle * room >= free:
+            ticks.append(middle)
+            names.append(plain(short(str(own[low]), 30.0)))
+            free = middle * room + 3.4
+    axes.set_xticks(ticks, names, rotation=90 if upright else 0)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("samples, by class" if len(ticks) == len(spans) else "samples, by class (some are named)")

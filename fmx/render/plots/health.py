@@ -1,0 +1,118 @@
+"""What may be wrong with layers, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from fmx.render.plots.page import WIDTH, Page, decades, layer_rows
+from fmx.render.plots.parts import need_dims, need_layers, noise_note
+from fmx.render.plots.style import GREY, OKABE_ITO, PlotFigure, in_style
+from fmx.render.plots.text import definitions
+
+__all__ = ["health_summary"]
+
+_WHAT, _COMMAND = "health", "fmx health"
+_COUNTS = {"dead": "dead", "always_on": "always on", "saturated": "saturated", "duplicate": "duplicates"}
+_NEEDED = ("channels", *_COUNTS, "magnitude", "sparsity")
+# The usual ranges of `fmx.analyze.health`, which is no part of what draws.
+_MEAN_RANGE, _SPARSITY_RANGE = (0.1, 2.0), (0.3, 0.7)
+_MOST_NUMBERED = 60
+
+
+@in_style
+def health_summary(
+    health: Mapping[str, xr.Dataset],
+    *,
+    title: str = "Health of layers",
+    facts: Sequence[str] = (),
+    width: float = WIDTH,
+) -> PlotFigure:
+    """Draw the shares of dead, always-on, saturated and duplicate channels, the mean size and the sparsity of layers.
+
+    Parameters
+    ----------
+    health : mapping of str to xarray.Dataset
+        By layer, from `fmx.analyze.health` per layer.
+    title, facts, width
+        See `fmx.render.plots.distribution`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    FmxError
+        There is no layer, or the results lack something or are per channel.
+    """
+    need_layers(health, _NEEDED, _WHAT, _COMMAND)
+    for dataset in health.values():
+        need_dims(dataset, "dead", [], _WHAT, _COMMAND)
+    some = next(iter(health.values()))
+    page = Page(title, width, 0)
+    page.note(*facts, noise_note(some))
+    table, size, zeros = layer_rows(page, health, [1.9, 1, 1] if width >= 120 else [1.5, 1.3, 1.3])
+    counts = np.array([[float(d[name]) for name in _COUNTS] for d in health.values()])
+    channels = np.array([float(d["channels"]) for d in health.values()])
+    _table(table, counts, channels, page)
+    places = np.arange(len(health))
+    magnitude, sparsity = (np.array([float(d[name]) for d in health.values()]) for name in ("magnitude", "sparsity"))
+    flags = [{flag.strip() for flag in str(d.attrs.get("flags", "")).split(",")} for d in health.values()]
+    _ranged(size, magnitude, places, _MEAN_RANGE, np.array(["mean" in own for own in flags]))
+    positive = magnitude[np.isfinite(magnitude) & (magnitude > 0)]
+    if len(positive):
+        decades(size.xaxis, np.append(positive, _MEAN_RANGE), width * 0.18)
+    size.set_xlabel("mean size")
+    _ranged(
+        zeros,
+        100 * sparsity,
+        places,
+        tuple(100 * v for v in _SPARSITY_RANGE),
+        np.array(["sparsity" in o for o in flags]),
+    )
+    zeros.set_xlim(-4, 104)
+    zeros.set_xlabel("zeros (%)")
+    page.note("shaded: usual ranges, rules of thumb (zeros: behind a ReLU); orange: outside of them")
+    broken = [name for name, d in health.items() if "nan" in d and int(d["nan"]) + int(d["inf"])]
+    page.note(f"NaN or infinite values in {', '.join(broken)}" if broken else "")
+    page.note(*definitions(some, _COUNTS))
+    return page.finish(align=False)
+
+
+def _table(axes: Axes, counts: NDArray[np.float64], channels: NDArray[np.float64], page: Page) -> None:
+    """Shade the share of the channels, and write how many there are."""
+    share = counts / np.maximum(channels, 1)[:, None]
+    ends = (-0.5, counts.shape[1] - 0.5, len(counts) - 0.5, -0.5)
+    shown = axes.imshow(
+        100 * share, cmap="Blues", vmin=0, vmax=100, aspect="auto", extent=ends, interpolation="nearest"
+    )
+    axes.set_ylim(len(counts) - 0.4, -0.6)
+    axes.grid(False)
+    turned = page.width < 120
+    axes.set_xticks(range(counts.shape[1]), list(_COUNTS.values()), rotation=90 if turned else 0)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if len(counts) <= _MOST_NUMBERED:
+        for (i, j), value in np.ndenumerate(counts):
+            colour = GREY if value == 0 else "black" if share[i, j] < 0.6 else "white"
+            axes.text(j, i, f"{value:g}", ha="center", va="center", size=6, color=colour, gid="cell")
+        page.note("numbers: channels, shaded by their share of the layer's")
+        return
+    bar = page.figure.colorbar(shown, ax=axes, location="right", aspect=30, pad=0.02, shrink=min(1.0, 40 / page.height))
+    bar.set_label("share of channels (%)")
+    bar.outline.set_visible(False)
+
+
+def _ranged(
+    axes: Axes, values: NDArray[np.float64], places: NDArray[Any], usual: tuple[float, ...], flagged: Any
+) -> None:
+    axes.axvspan(usual[0], usual[1], color="#DCE9F2", linewidth=0, zorder=0)
+    colours = np.where(flagged, OKABE_ITO[5], OKABE_ITO[0])
+    axes.scatter(values, places, s=14, c=colours, linewidths=0, zorder=3, gid="value")

@@ -1,0 +1,118 @@
+"""Text on plots: measured, shortened in its middle, wrapped, and of letters that the font has."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import xarray as xr
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import RendererAgg
+
+from fmx.render.plots.style import MM, SMALL
+
+__all__ = ["definitions", "line_height", "plain", "short", "short_names", "text_width", "wrapped"]
+
+_DPI = 200.0
+
+
+@cache
+def _letters() -> frozenset[int]:
+    path = font_manager.findfont(font_manager.FontProperties(family=["DejaVu Sans"]))
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+@lru_cache(maxsize=4096)
+def plain(text: str) -> str:
+    """Take a text literally: dollars mean no formula, letters that the font lacks become ``?``, line breaks spaces."""
+    known = _letters()
+    kept = [
+        c if ord(c) in known and c.isprintable() else " " if c.isspace() else "?"
+        for c in unicodedata.normalize("NFC", text)
+    ]
+    found = "".join(kept).replace("$", r"\$")
+    # A legend leaves out what begins with an underscore.
+    return f"\u200b{found}" if found.startswith("_") else found
+
+
+@cache
+def _renderer() -> Any:
+    make: Any = RendererAgg
+    return make(1, 1, _DPI)
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Measure a line of text in mm."""
+    font = font_manager.FontProperties(family=["DejaVu Sans"], size=size, weight=weight)
+    width, _, _ = _renderer().get_text_width_height_descent(plain(text).replace(r"\$", "$"), font, False)
+    return float(width) / _DPI / MM
+
+
+def line_height(size: float) -> float:
+    """Height of a line in mm, with the gap to the next."""
+    return size * 1.3 / 72 / MM
+
+
+@lru_cache(maxsize=4096)
+def short(text: str, width: float, size: float = 7.0, head: float = 0.5) -> str:
+    """Shorten a text in its middle until it fits a width in mm; `head` is the share of what is kept at its start."""
+    if text_width(text, size) <= width:
+        return text
+    kept = len(text) - 1
+    while kept > 2 and text_width(_without_middle(text, kept, head), size) > width:
+        kept -= 1
+    return _without_middle(text, kept, head)
+
+
+def _without_middle(text: str, kept: int, head: float) -> str:
+    first = max(round(kept * head), 1)
+    return f"{text[:first]}…{text[len(text) - (kept - first) :]}"
+
+
+def short_names(names: Sequence[str], width: float, size: float = 7.0) -> list[str]:
+    """Shorten names so that they stay apart, if that can be: layers often differ in their ends only."""
+    found: list[str] = []
+    for head in (0.5, 0.25, 0.0):
+        found = [short(name, width, size, head) for name in names]
+        if len(set(found)) == len(set(names)):
+            break
+    return found
+
+
+def wrapped(pieces: Sequence[str], width: float, size: float = SMALL, separator: str = " · ") -> list[str]:
+    """Lay pieces of text out in lines of a width in mm: breaks between words, a separator between pieces."""
+    words: list[str] = []
+    for i, piece in enumerate(piece for piece in pieces if piece):
+        own = piece.split()
+        if i:
+            words[-1] += separator.rstrip()
+        words += own or [""]
+    lines: list[str] = []
+    for word in words:
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(short(word, width, size))
+    return lines
+
+
+def definitions(dataset: xr.Dataset, names: Mapping[str, str] | Sequence[str]) -> list[str]:
+    """Give what variables are, ``name: definition``, as far as the dataset says.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    names : sequence of str, or mapping of str to str
+        The variables, and what they are called in the plot.
+    """
+    called: Mapping[str, Any] = names if isinstance(names, Mapping) else {name: name for name in names}
+    found: dict[str, list[str]] = {}
+    for name, title in called.items():
+        text = str(dataset[name].attrs.get("definition", "")) if name in dataset else ""
+        if text:
+            found.setdefault(text, []).append(title)
+    return [f"{', '.join(titles)}: {text}" for text, titles in found.items()]
