@@ -10,6 +10,7 @@ from fmx.cli import options as opt
 from fmx.cli.analysis import register_analyses
 from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
+from fmx.cli.maximization import maximize
 from fmx.cli.similarity import register_comparisons
 from fmx.cli.verify import verify
 
@@ -105,6 +106,9 @@ app.command(
 app.command(epilog="Example: fmx bench torchvision:resnet18 --layers layer1,layer2,layer3,layer4")(bench)
 
 
+app.command(epilog="Example: fmx maximize torchvision:resnet18 --weights resnet18.pth --layer layer3 --channels 0-15")(
+    maximize
+)
 app.command(epilog="Example: fmx verify acts.zarr")(verify)
 
 

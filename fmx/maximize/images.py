@@ -148,7 +148,9 @@ class Phases:
         spectrum = torch.complex(magnitude * numbers.cos(), magnitude * numbers.sin())
         waves = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
         waves = waves - waves.mean((1, 2, 3), keepdim=True)
-        return waves * (self.contrast / waves.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-8))
+        deviation = waves.square().mean((1, 2, 3), keepdim=True).sqrt()
+        scaled: Tensor = waves * (self.contrast / deviation.clamp_min(1e-8))
+        return scaled
 
     def picture(self, numbers: Tensor) -> Tensor:
         """Give the pixels."""

@@ -148,7 +148,7 @@ class Network:
 
     @torch.enable_grad()
     def fit(self, height: int, width: int) -> None:
-        """Find out how pictures of a size are taken: as they are or resized to the model's own, all at once or one by one.
+        """Find out how pictures of a size are taken: as they are or resized to the model's own, at once or one by one.
 
         Raises
         ------

@@ -66,9 +66,9 @@ class Transforms:
         return max(height + more, 1), max(width + more, 1)
 
     def draw(self, generator: torch.Generator) -> tuple[float, ...]:
-        """Draw the map of one picture, (a, b, dx, c, d, dy), from places in the window to those in the picture, in pixels.
+        """Draw the map of one picture, (a, b, dx, c, d, dy), from places in the window to those in the picture.
 
-        Both places count from the middle of the window and of the picture.
+        Both count in pixels from the middle.
         """
         shifts = [self._shift(self.jitter, generator) for _ in "xy"]
         low, high = self.scale

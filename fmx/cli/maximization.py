@@ -1,0 +1,241 @@
+"""The command ``fmx maximize``: its options, its pictures and its table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmx.cli import options as opt
+from fmx.errors import FmxError
+
+if TYPE_CHECKING:
+    from fmx.adapter import Model
+    from fmx.data import Preprocess
+    from fmx.maximize import Objective, Transforms
+
+__all__ = ["maximize"]
+
+_WHAT, _HOW, _ROBUST, _KEEP, _MODEL = "What", "How", "Robustness and penalties", "What is kept", "The model"
+
+
+def _option(group: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=group, **more)
+
+
+def maximize(
+    model: opt.Model,
+    layer: Annotated[str | None, _option(_WHAT, "Layer whose channels are maximized.")] = None,
+    channels: Annotated[str | None, _option(_WHAT, "Its channels: 0-15,31, or all.")] = None,
+    logits: Annotated[str | None, _option(_WHAT, "Classes: 281,285 or 0-9.")] = None,
+    objective: Annotated[
+        list[str] | None,
+        _option(
+            _WHAT,
+            "Any sum: 'layer3:5 + 0.5*layer3:9 - logit:281'; LAYER:CHANNEL@ or @Y,X is a neuron. May be given again.",
+        ),
+    ] = None,
+    pictures: Annotated[int, _option(_WHAT, "Pictures of each.")] = 1,
+    diversity: Annotated[
+        float, _option(_WHAT, "With several --pictures: weight of their difference, in units of the activation.")
+    ] = 0.0,
+    method: Annotated[str, _option(_HOW, "fourier, pixels, multi-scale or maco.")] = "fourier",
+    size: Annotated[
+        int | None,
+        _option(_HOW, "Side in pixels (128, or the model's own if smaller; multi-scale begins with 33)."),
+    ] = None,
+    steps: Annotated[
+        int | None, _option(_HOW, "Steps of ascent (512; maco 256; multi-scale 20 at each of its scales).")
+    ] = None,
+    rate: Annotated[float | None, _option(_HOW, "Learning rate of Adam (0.05; multi-scale 0.2).")] = None,
+    scales: Annotated[
+        int | None, _option(_HOW, "With multi-scale: how many sizes (20), each 1.2 times the last.")
+    ] = None,
+    spectrum: Annotated[
+        str | None, _option(_HOW, "With maco: pictures whose spectrum is taken (default: the model's own).")
+    ] = None,
+    seed: Annotated[int, _option(_HOW, "Seed of all that is drawn.")] = 0,
+    restarts: Annotated[int, _option(_HOW, "How often a picture that does not move is begun anew.")] = 3,
+    batch_size: Annotated[int, _option(_HOW, "Pictures that are optimised at once.")] = 16,
+    device: Annotated[str, _option(_HOW, "cpu, cuda, cuda:1 or mps.")] = "cpu",
+    transforms: Annotated[
+        bool, _option(_ROBUST, "Shift, scale and turn pictures at random in each step.", "--transforms/--no-transforms")
+    ] = True,
+    jitter: Annotated[int | None, _option(_ROBUST, "Pixels of the first shift (8).")] = None,
+    scale: Annotated[str | None, _option(_ROBUST, "Least and largest scale (0.9,1.1).", metavar="LOW,HIGH")] = None,
+    rotate: Annotated[float | None, _option(_ROBUST, "Degrees either way (10).")] = None,
+    tv: Annotated[float, _option(_ROBUST, "Weight of the total variation.")] = 0.0,
+    l2: Annotated[float, _option(_ROBUST, "Weight of the distance from grey.")] = 0.0,
+    blur: Annotated[float, _option(_ROBUST, "Weight of what a slight blur would take away.")] = 0.0,
+    output: Annotated[
+        str, _option(_KEEP, "Where the pictures go, as FOLDER/model/name.", "--output", "-o", metavar="FOLDER")
+    ] = "maximized",
+    name: Annotated[str | None, _option(_KEEP, "Name of this run's pictures (default: the time).")] = None,
+    store: Annotated[
+        str | None,
+        _option(_KEEP, "Store of the model's activations that the results go into (default: files in the folder)."),
+    ] = None,
+    film: Annotated[
+        str | None, _option(_KEEP, "Film of the ascent: .mp4, .webm, .avi, .gif or .apng.", metavar="FILE")
+    ] = None,
+    every: Annotated[
+        int | None, _option(_KEEP, "Keep the picture after every so many steps (default: none; 4 with --film).")
+    ] = None,
+    curve: Annotated[bool, _option(_KEEP, "Write the objective of each step as CSV.", "--curve")] = False,
+    overwrite: Annotated[
+        bool, _option(_KEEP, "Replace results with other settings, and files of the same name.", "--overwrite")
+    ] = False,
+    json: opt.Json = False,
+    weights: Annotated[
+        str | None, _option(_MODEL, "State dict for a model that is named, or DEFAULT to download torchvision's.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, _option(_MODEL, "Load weights that fit in part only, and say what did not.", "--allow-partial")
+    ] = False,
+    trust: Annotated[bool, _option(_MODEL, "Run code that comes with the model.", "--trust")] = False,
+    input_shape: Annotated[
+        str | None, _option(_MODEL, "Shape of one sample where the model doesn't say.", metavar="C,H,W")
+    ] = None,
+    mean: Annotated[str | None, _option(_MODEL, "Subtracted from each channel of the picture.")] = None,
+    std: Annotated[str | None, _option(_MODEL, "Each channel of the picture is divided by it.")] = None,
+    value_range: Annotated[
+        str | None, _option(_MODEL, "Where black and white come to lie, e.g. 0,255 for raw pixels.", "--range")
+    ] = None,
+    layout: Annotated[str | None, _option(_MODEL, "Axes of the model's picture: NCHW or NHWC.")] = None,
+) -> None:
+    """Make pictures that excite channels, neurons or classes most, by gradient ascent from noise.
+
+    Run the same command again to go on after an interruption.
+    """
+    from fmx.adapter import load
+    from fmx.cli.maximized import Drawing, check_film, draw, rows_of, said_of
+    from fmx.cli.output import note, progress
+    from fmx.cli.reading import show
+    from fmx.maximize import maximize as compute
+
+    if film is not None:
+        check_film(film, overwrite=overwrite)
+        every = every or 4
+    opened = load(
+        model,
+        weights=weights,
+        input_shape=opt.shape(input_shape),
+        layout=layout,
+        allow_partial=allow_partial,
+        trust=trust,
+    )
+    prepare, assumed = _preprocess(opened, opt.pictures(None, None, mean, std, value_range, None, layout))
+    if assumed:
+        note(assumed)
+    wanted, chosen = _wanted(layer, channels, logits, objective, diversity, pictures)
+    drawing = Drawing(output, model, name, film=film, curve=curve, overwrite=overwrite)
+    with progress("maximizing") as update:
+        found = compute(
+            opened,
+            wanted,
+            chosen,
+            method=method,
+            size=size,
+            steps=steps,
+            rate=rate,
+            seed=seed,
+            pictures=pictures,
+            transforms=_transforms(transforms, jitter, scale, rotate),
+            tv=tv,
+            l2=l2,
+            blur=blur,
+            scales=scales,
+            spectrum=spectrum,
+            restarts=restarts,
+            batch_size=batch_size,
+            every=every,
+            preprocess=prepare,
+            device=device,
+            to=store or drawing.results,
+            overwrite=overwrite,
+            progress=update,
+        )
+    columns = {"target": "target", "activation": "activation", "start": "of noise", "status": "status"}
+    rows = rows_of(found)
+    if any(row["restarts"] for row in rows):
+        columns["restarts"] = "restarts"
+    if any(row["variant"] for row in rows):
+        columns = {"target": "target", "variant": "picture"} | columns
+    show(rows, columns, json=json, about=[*said_of(found), f"pictures are in {draw(found, drawing)}"])
+
+
+def _wanted(
+    layer: str | None,
+    channels: str | None,
+    logits: str | None,
+    objectives: list[str] | None,
+    diversity: float,
+    pictures: int,
+) -> tuple[str | list[Objective], str | list[int] | None]:
+    """Gather what was asked for: a layer and its channels, or objectives."""
+    from fmx.maximize import diversity as spread
+    from fmx.maximize import logit, parse_objective
+    from fmx.maximize.objectives import OUTPUT, channel
+
+    if channels is not None and layer is None:
+        raise FmxError("--channels belong to a layer: add --layer NAME (fmx layers MODEL lists them).")
+    if layer is not None and not (logits or objectives or diversity):
+        return layer, _numbers("--channels", channels)
+    made = [logit(index) for index in _listed("--logits", logits)] + [parse_objective(o) for o in objectives or ()]
+    if layer is not None:
+        made = [channel(layer, index) for index in _listed("--channels", channels)] + made
+    if not made:
+        raise FmxError("Say what to maximize: --layer NAME with --channels, --logits, or --objective.")
+    if not diversity:
+        return made, None
+    if pictures < 2:
+        raise FmxError("--diversity is how much several pictures differ: add --pictures 4, for example.")
+    return [one + diversity * spread((*one.layers, OUTPUT)[0]) for one in made], None
+
+
+def _numbers(option: str, text: str | None) -> str | list[int]:
+    return "all" if text in {None, "all"} else _listed(option, text)
+
+
+def _listed(option: str, text: str | None) -> list[int]:
+    """Read ``0-15,31``."""
+    from fmx.errors import DataError
+    from fmx.extraction.keep import parse_channels
+
+    if text is None:
+        return []
+    try:
+        return list(parse_channels(text))
+    except DataError:
+        raise FmxError(f"{option} takes numbers and ranges such as 0-15,31, not '{text}'.") from None
+
+
+def _transforms(wanted: bool, jitter: int | None, scale: str | None, rotate: float | None) -> bool | Transforms:
+    from fmx.maximize import Transforms
+
+    usual = Transforms()
+    ends = opt.numbers("--scale", scale)
+    if ends is not None and (len(ends) != 2 or not 0 < ends[0] <= ends[1]):
+        raise FmxError(f"--scale takes the least and the largest scale, such as 0.9,1.1, not '{scale}'.")
+    if jitter is None and ends is None and rotate is None:
+        return wanted
+    if not wanted:
+        raise FmxError("--no-transforms leaves pictures as they are: leave --jitter, --scale and --rotate out.")
+    return replace(
+        usual,
+        jitter=usual.jitter if jitter is None else max(jitter, 0),
+        scale=usual.scale if ends is None else (ends[0], ends[1]),
+        rotate=usual.rotate if rotate is None else rotate,
+    )
+
+
+def _preprocess(model: Model, options: Any) -> tuple[Preprocess, str]:
+    """Settle what pixels are to the model, and say so where it had to be assumed."""
+    from fmx.maximize.network import picture_preprocess
+
+    prepare = options.apply(picture_preprocess(model))
+    if prepare.source != "assumed":
+        return prepare, ""
+    scaling = prepare.describe().partition(", ")[2] if prepare.channels in {1, 3, 4} else "pixels from 0 to 1"
+    return prepare, f"the model does not say what pixels are to it; assumed: {scaling} (change it with --range, --mean)"
