@@ -10,12 +10,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmx import analyze, maximize, render, testing
+    from fmx import analyze, maximize, project, render, testing
     from fmx.adapter import load
     from fmx.extraction import PictureOptions, Recorder, extract
     from fmx.store import open_store
 
-__all__ = ["PictureOptions", "Recorder", "analyze", "extract", "load", "maximize", "open_store", "render", "testing"]
+__all__ = [
+    "PictureOptions",
+    "Recorder",
+    "analyze",
+    "extract",
+    "load",
+    "maximize",
+    "open_store",
+    "project",
+    "render",
+    "testing",
+]
 
 __version__ = version("fmx")
 
@@ -26,7 +37,7 @@ _HOMES = {
     "load": "fmx.adapter",
     "open_store": "fmx.store",
 }
-_PACKAGES = {"analyze", "maximize", "render", "testing"}
+_PACKAGES = {"analyze", "maximize", "project", "render", "testing"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmx.adapter import Model
 from fmx.data import Preprocess, Source
 from fmx.errors import DataError
 
-__all__ = ["PictureOptions", "choose_preprocess", "fit_input", "takes_clips"]
+__all__ = ["PictureOptions", "as_pixels", "choose_preprocess", "fit_input", "takes_clips"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +181,28 @@ def fit_input(model: Model, source: Source, preprocess: Preprocess | None) -> Mo
     else:
         shape = source.shape
     return model if shape is None or tuple(model.inputs[0].shape) == shape else model.with_input(shape)
+
+
+def as_pixels(sample: Any, path: str) -> NDArray[np.uint8]:
+    """Take an array that is to be prepared like a picture, uint8 (y, x), (y, x, band) or (band, y, x).
+
+    Returns
+    -------
+    array of uint8, dims (y, x) or (y, x, band)
+
+    Raises
+    ------
+    DataError
+        It is nothing of the kind.
+    """
+    array = np.asarray(sample)
+    if array.ndim == 3 and array.shape[0] in {1, 3, 4} and array.shape[2] not in {1, 3, 4}:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or array.ndim not in {2, 3}:
+        raise DataError(
+            f"{path} holds {array.dtype} of shape {array.shape}: only uint8 pictures (y, x, band) can be prepared; "
+            "leave the picture options out to take the array as model input."
+        )
+    return np.ascontiguousarray(array)

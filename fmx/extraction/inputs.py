@@ -16,8 +16,9 @@ from PIL import Image
 from fmx.adapter import Batch
 from fmx.data import ArraySource, ClipSource, Perturbation, Preprocess, Source
 from fmx.errors import DataError
+from fmx.prepare import as_pixels
 
-__all__ = ["ArrayInputs", "Inputs", "Part", "PictureInputs", "as_pixels"]
+__all__ = ["ArrayInputs", "Inputs", "Part", "PictureInputs"]
 
 Pixels = NDArray[np.uint8]
 
@@ -238,28 +239,3 @@ def _frame_places(out: NDArray[Any], axes: str) -> list[NDArray[Any]]:
     """List where each frame of each clip belongs, as views: (sample, …axes) with T taken apart."""
     time = axes.index("T")
     return [frame for clip in out for frame in np.moveaxis(clip, time, 0)]
-
-
-def as_pixels(sample: Any, path: str) -> Pixels:
-    """Take an array that is to be prepared like a picture, uint8 (y, x), (y, x, band) or (band, y, x).
-
-    Returns
-    -------
-    array of uint8, dims (y, x) or (y, x, band)
-
-    Raises
-    ------
-    DataError
-        It is nothing of the kind.
-    """
-    array = np.asarray(sample)
-    if array.ndim == 3 and array.shape[0] in {1, 3, 4} and array.shape[2] not in {1, 3, 4}:
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.dtype != np.uint8 or array.ndim not in {2, 3}:
-        raise DataError(
-            f"{path} holds {array.dtype} of shape {array.shape}: only uint8 pictures (y, x, band) can be prepared; "
-            "leave the picture options out to take the array as model input."
-        )
-    return np.ascontiguousarray(array)

@@ -1,0 +1,32 @@
+"""From features back to pictures: what in the input a layer, a channel, a neuron or a class responds to.
+
+The names below are imported when they are first used: what needs no gradients pulls in no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fmx.project.deconvnet import Deconvnet, deconv
+    from fmx.project.inputs import Pictures, open_pictures
+
+__all__ = ["Deconvnet", "Pictures", "deconv", "open_pictures"]
+
+_HOMES = {
+    "Deconvnet": "deconvnet",
+    "Pictures": "inputs",
+    "deconv": "deconvnet",
+    "open_pictures": "inputs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"fmx.project.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'fmx.project' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,230 @@
+"""A model made ready to pull signals back to its input, many of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmx.adapter import Model
+from fmx.errors import LayerError, ModelError
+from fmx.project.rules import Rule, Unlimited, deconvnet
+
+__all__ = ["OUTPUT", "Network", "Pass"]
+
+# Stands for the model's output where a layer is asked for.
+OUTPUT = ""
+# Memory grows with it, and a larger one is no faster on a processor.
+DEFAULT_BATCH = 8
+
+Seeds = Callable[[int, int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: the input and the values that hang on it.
+
+    Attributes
+    ----------
+    inputs : tensor (copy, …)
+    values : dict of str to tensor (copy, …native)
+        By layer; the model's output as `OUTPUT`.
+    """
+
+    inputs: torch.Tensor
+    values: dict[str, torch.Tensor]
+
+
+class Network:
+    """A differentiable copy of a model, its ReLUs by a rule.
+
+    Parameters
+    ----------
+    model : Model
+    rule : callable, optional
+        See `fmx.project.rules`; the derivative where left out.
+    device : str
+    batch_size : int
+        Signals that are pulled back at once, and copies of a picture in a pass.
+
+    Raises
+    ------
+    ModelError
+        The model can't be differentiated; says why, and what works without gradients.
+    """
+
+    def __init__(
+        self, model: Model, rule: Rule | None = None, *, device: str = "cpu", batch_size: int = DEFAULT_BATCH
+    ) -> None:
+        if batch_size < 1:
+            raise ModelError(f"A batch holds at least one signal, not {batch_size}: correct --batch-size.")
+        self.model = model
+        self.batch_size = batch_size
+        self._rule = rule
+        try:
+            self.device = torch.device(device)
+            # The weights get no gradients.
+            self.module = model.torch_module(relu=rule).requires_grad_(False).to(self.device)
+        except ModelError as error:
+            raise _not_differentiable(error) from error
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"The device {device} can't be used: {str(error).splitlines()[0]}.") from None
+        _channels_last(self.module)
+
+    def begin(self, values: NDArray[Any], names: Sequence[str], copies: int = 1) -> Pass:
+        """Run copies of one sample forward, or as few as the model takes.
+
+        Parameters
+        ----------
+        values : array (…native)
+            One sample of model input.
+        names : sequence of str
+            Layers, or `OUTPUT`.
+        copies : int
+
+        Raises
+        ------
+        ModelError
+            The model does not run on this input.
+        """
+        single = torch.from_numpy(np.ascontiguousarray(values))[None].to(self.device)
+        return self.run(single, names, copies)
+
+    def run(self, single: torch.Tensor, names: Sequence[str], copies: int = 1) -> Pass:
+        """Run copies of one sample (1, …) forward; see `begin`."""
+        if copies > 1:
+            tried = self._copies(single, names, copies)
+            if tried is not None:
+                return tried
+            # Some exporters fix the batch to one sample.
+            self.batch_size = 1
+        return self.forward(single, names)
+
+    def forward(self, inputs: torch.Tensor, names: Sequence[str]) -> Pass:
+        """Run a batch (sample, …) forward, and keep what leads from layers to the input."""
+        inputs = inputs.detach().requires_grad_()
+        # A copy, for models that write to their input.
+        given = inputs.clone(memory_format=torch.channels_last if inputs.ndim == 4 else torch.preserve_format)
+        layers = [name for name in names if name != OUTPUT]
+        try:
+            with torch.enable_grad(), Unlimited() if self._rule is deconvnet else nullcontext():
+                if OUTPUT in names:
+                    output, found = self.module.forward_with(given, layers)
+                    found = found | {OUTPUT: _first_tensor(output, self.model.source)}
+                else:
+                    found = self.module.capture(given, layers)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].rstrip(".")
+            raise ModelError(f"{self.model.source} does not run on this input: {reason}.") from error
+        return Pass(inputs, found)
+
+    def _copies(self, single: torch.Tensor, names: Sequence[str], copies: int) -> Pass | None:
+        """Run copies; None where the model was made for a batch of one, which not every operation notices."""
+        try:
+            done = self.forward(single.repeat(copies, *[1] * (single.ndim - 1)), names)
+        except ModelError:
+            return None
+        for value in done.values.values():
+            if value.shape[0] != copies or not torch.allclose(value[0], value[-1], rtol=1e-3, atol=1e-4):
+                return None
+        return done
+
+    def pull(self, values: NDArray[Any], layer: str, count: int, seeds: Seeds) -> NDArray[np.float32]:
+        """Pull signals at a layer back to the input of one sample.
+
+        The picture goes forward once, in as many copies as signals go back at once; the signals follow in batches.
+
+        Parameters
+        ----------
+        values : array (…native)
+            One sample of model input.
+        layer : str
+        count : int
+            Number of signals.
+        seeds : callable
+            ``seeds(start, stop)`` gives some of them at the layer, tensor (signal, …native).
+
+        Returns
+        -------
+        array of float32 (signal, …model input)
+
+        Raises
+        ------
+        ModelError
+            Nothing leads from the layer back to the input.
+        """
+        # Batches of one length, so that the last one is no smaller.
+        copies = -(-count // -(-count // self.batch_size))
+        done = self.begin(values, [layer], copies)
+        copies = done.inputs.shape[0]
+        found = np.empty((count, *values.shape), np.float32)
+        for start in range(0, count, copies):
+            stop = min(start + copies, count)
+            given = seeds(start, stop).to(self.device)
+            if stop - start < copies:
+                given = torch.cat([given, given.new_zeros((copies - (stop - start), *given.shape[1:]))])
+            pulled = self.gradient(done, layer, given, last=stop == count)
+            found[start:stop] = pulled[: stop - start].numpy(force=True)
+        return found
+
+    def gradient(
+        self, done: Pass, layer: str, seeds: torch.Tensor, *, last: bool, to: str | None = None
+    ) -> torch.Tensor:
+        """Pull one batch of signals back to the input, or to an earlier layer.
+
+        Raises
+        ------
+        LayerError
+            The layer does not depend on the other one.
+        ModelError
+            Nothing leads from the layer back to the input.
+        """
+        value = done.values[layer]
+        target = done.inputs if to is None else done.values[to]
+        found = None
+        if value.requires_grad:
+            (found,) = torch.autograd.grad(
+                value, target, seeds.to(value.dtype), retain_graph=not last, allow_unused=True
+            )
+        if found is not None:
+            return found
+        name = layer or "the output"
+        if to is not None:
+            raise LayerError(f"{name} does not depend on {to}: choose an earlier layer with maps.")
+        raise ModelError(
+            f"No gradient gets from {name} back to the input, because {_what_blocks(self.model)}: "
+            "choose another layer, or use fmx occlude, which needs no gradients."
+        )
+
+
+def _what_blocks(model: Model) -> str:
+    """Name the first operation that gives whole numbers, where the layers tell."""
+    for info in model.layers:
+        if not np.issubdtype(np.dtype(info.dtype) if info.dtype in np.sctypeDict else np.float32, np.floating):
+            return f"{info.name} ({info.kind}, {info.dtype}) has none"
+    return "an operation between them, such as rounding, has none"
+
+
+def _not_differentiable(error: ModelError) -> ModelError:
+    reason = str(error).rstrip(".")
+    return ModelError(f"{reason}; without gradients fmx occlude, fmx extract and all that reads stores still work.")
+
+
+def _channels_last(module: torch.nn.Module) -> None:
+    """Lay weights of convolutions out as the processor computes with them fastest; values stay as they are."""
+    for weights in (*module.parameters(), *module.buffers()):
+        if weights.ndim == 4:
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+
+
+def _first_tensor(output: Any, source: str) -> torch.Tensor:
+    while isinstance(output, tuple | list | dict) and output:
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    if not isinstance(output, torch.Tensor):
+        raise ModelError(f"{source} puts out no array: give --layer and --channels.")
+    return output
