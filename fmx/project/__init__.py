@@ -9,12 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fmx.project.attribution import ATTRIBUTIONS, Attribution, attribute
     from fmx.project.deconvnet import Deconvnet, deconv
     from fmx.project.inputs import Pictures, open_pictures
 
-__all__ = ["Deconvnet", "Pictures", "deconv", "open_pictures"]
+__all__ = ["ATTRIBUTIONS", "Attribution", "Deconvnet", "Pictures", "attribute", "deconv", "open_pictures"]
 
 _HOMES = {
+    "ATTRIBUTIONS": "attribution",
+    "Attribution": "attribution",
+    "attribute": "attribution",
     "Deconvnet": "deconvnet",
     "Pictures": "inputs",
     "deconv": "deconvnet",
