@@ -90,6 +90,22 @@ def test_results_are_saved_shown_and_exported(command, form, copied, cli, tmp_pa
         assert len(pd.read_csv(listed[0])) > 0
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in {"top-samples", "health"}])
+def test_what_is_nan_has_its_count_beside_it(command, acts, cli):
+    words = [*COMMANDS[command].split(), "--layers", "maps", "--nan", "keep"]
+    table = cli(command, acts, *words)
+    assert table.code == 0, table.err
+    # Rankings leave out what they would have to call NaN.
+    told = {"NaN", "NaN/inf"} & set(table.out.splitlines()[0].split())
+    assert told or command in {"rank", "class-sums"}, table.out
+    counts = {"nan", "inf", "not_finite", "lost"}
+    found = rows(cli(command, acts, *words, "--json"))
+    assert all(counts & set(row) for row in found)
+    said = cli(command, acts, *words[:-1], "drop")
+    assert said.code == 2
+    assert "left out (skip) or make results NaN (keep), not 'drop'" in said.err
+
+
 def test_stats_by_class_with_quantiles(acts, cli):
     array = open_store(acts).activation("vectors").values.astype(float)
     found = rows(

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fmx.analyze.class_profile import check_nan
 from fmx.analyze.dask_reduce import reduce_array
 from fmx.analyze.labels import groups_of, kept_coords
+from fmx.analyze.not_finite import check_nan
 from fmx.analyze.parts import check_complete
 from fmx.errors import FmxError, near_matches
 from fmx.reduce import Moments

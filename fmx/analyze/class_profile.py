@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fmx.analyze.batches import sample_batches
 from fmx.analyze.labels import Groups, groups_of
+from fmx.analyze.not_finite import check_nan
 from fmx.analyze.parts import Part, check_complete, find_level, split_samples
 from fmx.analyze.precision import Highest, top_channels
 from fmx.errors import FmxError, near_matches
@@ -124,18 +125,6 @@ def settle(
             raise FmxError(f"All samples of {store.path} have the label {groups.names[0]}: classes take two labels.")
     held = split_samples(labels, held_out, seed)[1] if held_out else None
     return Ranking(store, metric, groups, Part(level=find_level(store, noise)), held, n_each_image, nan == "keep")
-
-
-def check_nan(nan: str) -> None:
-    """See that there is such a way to treat values that are not finite.
-
-    Raises
-    ------
-    FmxError
-        There is none.
-    """
-    if nan not in {"skip", "keep"}:
-        raise FmxError(f"Values that are not finite are left out (skip) or make results NaN (keep), not '{nan}'.")
 
 
 def class_profile(

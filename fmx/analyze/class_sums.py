@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fmx.analyze.batches import sample_batches
 from fmx.analyze.class_profile import Ranking, fold_layer, profile_of, settle
+from fmx.analyze.not_finite import without_spoiled
 from fmx.analyze.parts import Part
 from fmx.errors import FmxError
 from fmx.reduce import Moments
@@ -20,7 +21,7 @@ __all__ = ["class_sums"]
 _ABOUT = {
     "sum": "sum over the class's top channels of the sample's sum over positions and timesteps",
     "own": "label of the sample",
-    "largest": "class with the largest sum",
+    "largest": "class with the largest sum; classes without channels have none; empty where there is none",
     "not_finite": "values of the class's channels that are NaN or infinite; they are left out",
     "channels": "top channels of the class",
 }
@@ -38,6 +39,7 @@ def class_sums(
     noise: float | None = None,
     held_out: float = 0,
     seed: int = 0,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Sum up each class's top channels for each sample: one figure, with the samples on x and one colour a class.
@@ -57,6 +59,9 @@ def class_sums(
     held_out : float
         Share of each class's samples that are summed up and have no part in finding the channels; 0 uses all samples
         for both.
+    nan : str
+        ``skip`` leaves out values that are not finite; ``keep`` leaves out samples when the channels are found, and
+        makes sums NaN that have one among their values.
 
     Returns
     -------
@@ -77,6 +82,7 @@ def class_sums(
         noise=noise,
         held_out=held_out,
         seed=seed,
+        nan=nan,
         allow_partial=allow_partial,
     )
     summed = ranking.used
@@ -92,7 +98,7 @@ def class_sums(
             fold = fold_layer(ranking, info.name)
             profile = profile_of(ranking, fold, n_each_class, votes=n_each_image > 0)
             member, names = profile["unique" if unique else "top"].values, ranking.names
-        found[info.name] = _summed(ranking, info.name, summed, member, names)
+        found[info.name] = _summed(ranking, info.name, summed, member, names, nan)
     return found
 
 
@@ -107,7 +113,9 @@ def _given(store: Store, layer: str, channels: Mapping[str, Sequence[int]]) -> t
     return np.stack([np.isin(numbers, own) for own in channels.values()]), list(channels)
 
 
-def _summed(ranking: Ranking, layer: str, part: Part, member: NDArray[np.bool_], names: list[str]) -> xr.Dataset:
+def _summed(
+    ranking: Ranking, layer: str, part: Part, member: NDArray[np.bool_], names: list[str], nan: str
+) -> xr.Dataset:
     wanted, parts, lost = ("count", "mean", "nan", "inf"), [], []
     weights = member.T.astype(np.float64)
     for batch in sample_batches(ranking.store, layer, {"s": Moments(wanted)}, by=("sample", "channel"), part=part):
@@ -120,7 +128,6 @@ def _summed(ranking: Ranking, layer: str, part: Part, member: NDArray[np.bool_],
         "sum": (("sample", "label"), total),
         "not_finite": (("sample", "label"), np.concatenate(lost)),
         "own": ("sample", about["label"].values.astype(object)),
-        "largest": ("sample", labels[total.argmax(axis=1)]),
         "channels": ("label", member.sum(axis=1)),
     }
     result = xr.Dataset(
@@ -128,5 +135,11 @@ def _summed(ranking: Ranking, layer: str, part: Part, member: NDArray[np.bool_],
         coords={"sample": about["sample"], "label": labels},
         attrs=ranking.store.layer(layer).attrs,
     )
+    result = without_spoiled(result, nan, ("not_finite",))
+    sums = result["sum"].values
+    told = ~np.isnan(sums) & member.any(axis=1)
+    best = np.where(told, sums, -np.inf).argmax(axis=1)
+    largest = np.where(told.any(axis=1), labels[best], "").astype(object)
+    result["largest"] = ("sample", largest, {"definition": _ABOUT["largest"]})
     level = float(ranking.store.tree.to_dataset()["noise"].values[part.level or 0])
     return result.assign_attrs(metric=ranking.metric, noise=level)

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.analyze.cross_moments import CrossMoments, correlations
+from fmx.analyze.not_finite import check_nan, check_products, without_spoiled
 from fmx.analyze.pair_task import Differences, Paired, PairTask
 from fmx.analyze.sample_table import SampleTable, tables_of
 from fmx.analyze.samples import noise_positions, same_samples
@@ -57,6 +58,7 @@ def compare(
     noise: Noise = "all",
     space: str = "full",
     maps: bool = False,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Compare layers of two stores of the same samples, in one read of each on Dask.
@@ -79,6 +81,9 @@ def compare(
         Compare layers at every position (``full``), or the ``mean`` or ``max`` of each channel over its positions.
     maps : bool
         Keep the difference at every position.
+    nan : str
+        ``skip`` leaves out samples with values that are not finite; ``keep`` makes what is said of a layer at a noise
+        level NaN that has any, but for matches.
     allow_partial : bool
         Compare what is complete in both stores.
 
@@ -99,6 +104,7 @@ def compare(
         Unlike samples, an unfinished store, no such layer or noise level, no layer or level in common, other
         timesteps, or no finite sample.
     """
+    check_nan(nan)
     _, rows = same_samples(store, other, allow_partial=allow_partial)
     names = _pairs(store, other, layers, mapping)
     levels = _levels(store, other, noise)
@@ -111,7 +117,8 @@ def compare(
     found = compute_alone(store, [task.lazy() for some in tasks.values() for task in some])
     results, at = {}, 0
     for name, some in tasks.items():
-        results[name] = _dataset(store, other, some, found[at : at + len(some)], names[name])
+        whole = _dataset(store, other, some, found[at : at + len(some)], names[name])
+        results[name] = without_spoiled(whole, nan, ("nan", "inf", "other_nan", "other_inf"))
         at += len(some)
     return results
 
@@ -163,6 +170,8 @@ def _dataset(
     task, name = tasks[0], tasks[0].table.layer
     if any(not pair.moments.count for pair in found):
         raise FmxError(f"{name} has no sample that is finite in both stores: leave it out (--layers '!{name}').")
+    for pair in found:
+        check_products(pair.moments.products, name)
     data = store.layer(name)
     theirs = _channel_labels(other.layer(other_layer), task.other)
     columns = [_channel_results(pair, theirs) for pair in found]

@@ -39,7 +39,15 @@ class CrossMoments:
 
     @classmethod
     def of(cls, values: NDArray[Any], others: NDArray[Any] | None = None) -> CrossMoments:
-        """Take in points (channel, point), and as many of another layer, or the same again."""
+        """Take in points (channel, point), and as many of another layer, or the same again.
+
+        What is too large for products becomes infinite; see `fmx.analyze.not_finite.check_products`.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return cls._of(values, others)
+
+    @classmethod
+    def _of(cls, values: NDArray[Any], others: NDArray[Any] | None) -> CrossMoments:
         a = np.asarray(values, dtype=np.float64)
         means = a.mean(axis=1) if a.shape[1] else np.zeros(len(a))
         a = a - means[:, None]
@@ -58,14 +66,15 @@ class CrossMoments:
         weight = self.count * other.count / count
         a, b = other.mean - self.mean, other.other_mean - self.other_mean
         share = other.count / count
-        return CrossMoments(
-            count,
-            self.mean + share * a,
-            self.other_mean + share * b,
-            self.squares + other.squares + weight * a**2,
-            self.other_squares + other.other_squares + weight * b**2,
-            self.products + other.products + weight * np.outer(a, b),
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            return CrossMoments(
+                count,
+                self.mean + share * a,
+                self.other_mean + share * b,
+                self.squares + other.squares + weight * a**2,
+                self.other_squares + other.other_squares + weight * b**2,
+                self.products + other.products + weight * np.outer(a, b),
+            )
 
     @property
     def constant(self) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from fmx.analyze.channel_moments import ChannelMoments, lazy_moments
 from fmx.analyze.channel_values import check_room
 from fmx.analyze.cross_moments import CrossMoments, correlations
 from fmx.analyze.factors import Factors, lazy_factors
+from fmx.analyze.not_finite import check_products
 from fmx.analyze.sample_table import SampleTable, tables_of
 from fmx.analyze.samples import check_least, same_samples
 from fmx.analyze.threads import compute_alone
@@ -117,6 +118,8 @@ def _dataset(
     good = (found.nan + found.inf) == 0
     if good.sum() < 2:
         raise FmxError(f"{table.layer} has fewer than 2 samples with finite values: leave it out (--layers).")
+    if isinstance(found, ChannelMoments):
+        check_products(found.moments.products, table.layer)
     kept = table.rows[good]
     coords: dict[str, Any] = {"channel": channels}
     if isinstance(found, Factors):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ Floats = NDArray[np.float64]
 MOST_BYTES = 64 * 2**20
 # scikit-learn's own 1024 needs more passes over the points.
 _BATCH = 256
+# What is warned of is settled for all threads of a process at once.
+_ALONE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _factors(table: SampleTable, components: int, clip: bool, points: int, seed:
         raise FmxError(f"{table.layer} has too few points that are not 0 for {components} factors: ask for fewer.")
     # The start that scikit-learn computes has no more components than there are points and channels.
     model = MiniBatchNMF(components, init="nndsvda", random_state=seed, batch_size=_BATCH)
-    with warnings.catch_warnings():
+    with _ALONE, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged: the error says how good it is
         found = model.fit(learnt).transform(whole)
     length = np.linalg.norm(whole)

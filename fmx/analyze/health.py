@@ -154,11 +154,13 @@ class _Pairs:
             return
         finite = np.isfinite(rows)
         known = np.maximum(finite.sum(axis=0), 1)
-        mean = np.where(finite, rows, 0).sum(axis=0) / known
-        apart = np.where(finite, rows - mean, 0)
         total = self.count + len(rows)
-        shift = mean - self.mean
-        self.products += apart.T @ apart + np.outer(shift, shift) * (self.count * len(rows) / total)
+        # Correlations with channels whose squares overflow are told as none.
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.where(finite, rows, 0).sum(axis=0) / known
+            apart = np.where(finite, rows - mean, 0)
+            shift = mean - self.mean
+            self.products += apart.T @ apart + np.outer(shift, shift) * (self.count * len(rows) / total)
         self.mean += shift * len(rows) / total
         self.count = total
 
@@ -217,7 +219,8 @@ def _layer(channels: xr.Dataset, attributes: Any) -> xr.Dataset:
     values |= {name: int(channels[name].sum()) for name in ("dead", "always_on", "saturated", "duplicate")}
     values |= {name: float(channels[name].mean()) for name in ("mean", "magnitude")}
     values["sparsity"] = channels.attrs["zeros"] / channels.attrs["values"] if channels.attrs["values"] else np.nan
-    values["channel_variance"] = float(channels["mean"].var())
+    with np.errstate(over="ignore"):
+        values["channel_variance"] = float(channels["mean"].var())
     values |= {name: int(channels[name].sum()) for name in ("nan", "inf")}
     flags = _flags(values, rectified=bool(channels.attrs["rectified"]))
     values["verdict"] = "; ".join(flags.values()) or "nothing unusual"
@@ -245,6 +248,8 @@ def _flags(found: dict[str, Any], *, rectified: bool) -> dict[str, str]:
     ):
         if found[name]:
             flags[key] = f"{found[name]} of {count} channels {text}"
+    if np.isnan(found["magnitude"]):
+        return flags
     if not MEAN_RANGE[0] <= found["magnitude"] <= MEAN_RANGE[1]:
         flags["mean"] = (
             f"mean size {found['magnitude']:.3g} ({'low' if found['magnitude'] < MEAN_RANGE[0] else 'high'})"
@@ -252,6 +257,6 @@ def _flags(found: dict[str, Any], *, rectified: bool) -> dict[str, str]:
     if rectified and not SPARSITY_RANGE[0] <= found["sparsity"] <= SPARSITY_RANGE[1]:
         side = "low" if found["sparsity"] < SPARSITY_RANGE[0] else "high"
         flags["sparsity"] = f"{100 * found['sparsity']:.0f} % zeros ({side})"
-    if count > 1 and rectified and found["channel_variance"] < (LEAST_SPREAD * found["mean"]) ** 2:
+    if count > 1 and rectified and found["channel_variance"] ** 0.5 < LEAST_SPREAD * abs(found["mean"]):
         flags["spread"] = "channels have much the same mean"
     return flags

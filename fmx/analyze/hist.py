@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xarray as xr
 
+from fmx.analyze.not_finite import check_nan, without_spoiled
 from fmx.analyze.parts import check_complete
 from fmx.analyze.store_reduce import reduce_store
 from fmx.errors import FmxError
@@ -40,6 +41,7 @@ def hist(
     log: bool = False,
     value_range: tuple[float, float] | None = None,
     edges: Sequence[float] | None = None,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Count values in bins, and give their empirical distribution at the bins' edges.
@@ -61,6 +63,9 @@ def hist(
     value_range : (float, float), optional
     edges : sequence of float, optional
         Instead of `bins`, `log` and `value_range`.
+    nan : str
+        ``skip`` gives shares of the finite values; ``keep`` makes a distribution NaN that has others too. Counts are of
+        the finite values in any case.
     allow_partial : bool
         Analyse the complete samples of an unfinished store.
 
@@ -75,10 +80,11 @@ def hist(
     FmxError
         Numbers of bins, ranges or edges that can't be; no such layer, dim or labels; an unfinished store.
     """
+    check_nan(nan)
     check_complete(store, allow_partial)
     reducer = _reducer(bins, log, value_range, edges)
     found = reduce_store(store, {"hist": reducer}, layers=layers, by=by)
-    return {name: _described(states, reducer) for name, states in found.items()}
+    return {name: without_spoiled(_described(states, reducer), nan, but=("edges",)) for name, states in found.items()}
 
 
 def _reducer(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fmx.analyze.channel_values import ChannelValues, channel_values
 from fmx.analyze.labels import groups_of
 from fmx.analyze.mutual import binned, cut, entropy, nearest
+from fmx.analyze.not_finite import check_nan, without_spoiled
 from fmx.analyze.sample_table import SampleTable, tables_of
 from fmx.analyze.samples import check_least, same_samples
 from fmx.errors import FmxError, near_matches
@@ -106,6 +107,7 @@ def information(
     shuffles: int = 10,
     samples: int | None = None,
     seed: int = 0,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Estimate the mutual information between the activation of each channel and labels, or something of the input.
@@ -136,6 +138,9 @@ def information(
     samples : int, optional
         Take so many samples only, drawn at random.
     seed : int
+    nan : str
+        ``skip`` leaves out samples with values that are not finite; ``keep`` makes what is said of a layer at a noise
+        level NaN that has any.
     allow_partial : bool
         Take what is complete of a store that is not finished.
 
@@ -158,6 +163,7 @@ def information(
     ):
         if asked not in known:
             raise FmxError(f"There is no {what} {asked}: {near_matches(asked, known)}")
+    check_nan(nan)
     if bins < 2 or shuffles < 0 or components < 1:
         raise FmxError("--bins takes 2 or more, --components 1 or more, and --shuffles 0 or more.")
     _, (rows,) = same_samples(store, allow_partial=allow_partial)
@@ -173,7 +179,8 @@ def information(
     results = {}
     for first in range(0, len(tables), levels):
         some = slice(first, first + levels)
-        results[tables[first].layer] = _layer(store, tables[some], found[some], target, how, of, components, least)
+        layer = _layer(store, tables[some], found[some], target, how, of, components, least)
+        results[tables[first].layer] = without_spoiled(layer, nan, but=("entropy",))
     return results
 
 

@@ -154,6 +154,10 @@ class PairTask:
 
     def _sum_up(self, a: NDArray[Any], b: NDArray[Any]) -> tuple[CrossMoments, Differences | None]:
         a, b = a.astype(np.float64), b.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._sums(a, b)
+
+    def _sums(self, a: Floats, b: Floats) -> tuple[CrossMoments, Differences | None]:
         moments = CrossMoments.of(*(x.swapaxes(0, 1).reshape(x.shape[1], -1) for x in (a, b)))
         return moments, Differences.of(a, b, maps=self.maps) if self.differ else None
 

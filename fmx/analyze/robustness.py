@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.analyze.batches import merge_along, sample_batches
+from fmx.analyze.not_finite import check_nan, without_spoiled
 from fmx.analyze.parts import check_complete, clean_level
 from fmx.analyze.precision import top_channels
 from fmx.errors import FmxError
@@ -40,6 +41,7 @@ def robustness(
     layers: str | Iterable[str] = "all",
     per: str = "layer",
     top: int = 10,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Compare each noise level with the clean one, in one read of the store.
@@ -54,6 +56,8 @@ def robustness(
     top : int
         Channels whose ranks are compared, sample by sample; half of the channels where there are fewer than twice as
         many.
+    nan : str
+        ``skip`` leaves out pairs with a value that is not finite; ``keep`` makes results NaN that have one among them.
     allow_partial : bool
         Analyse the complete samples of an unfinished store.
 
@@ -73,6 +77,7 @@ def robustness(
         raise FmxError(f"Robustness is told per layer or channel, not {per}.")
     if top < 1:
         raise FmxError(f"At least one top channel is compared, not {top}.")
+    check_nan(nan)
     check_complete(store, allow_partial)
     levels = np.asarray(store.tree.to_dataset()["noise"].values, dtype=np.float64)
     clean = clean_level(store)
@@ -89,7 +94,8 @@ def robustness(
         state, overlap = _read(store, info.name, reducer, top)
         data = store.layer(info.name)
         if per == "channel":
-            found[info.name] = _described(state, reducer, levels, {"channel": data["channel"]}, data.attrs)
+            channels = _described(state, reducer, levels, {"channel": data["channel"]}, data.attrs)
+            found[info.name] = _kept(channels, nan)
             continue
         result = _described(merge_along(reducer, state), reducer, levels, {}, data.attrs)
         ratio = _lost_share(state)
@@ -99,8 +105,17 @@ def robustness(
         if flipped is not None:
             result["flipped"] = ("noise", flipped[0], {"definition": _ABOUT["flipped"]})
             result["outputs_lost"] = ("noise", flipped[1], {"definition": "outputs with values that are not finite"})
-        found[info.name] = result
+        found[info.name] = _kept(result, nan)
     return found
+
+
+def _kept(results: xr.Dataset, nan: str) -> xr.Dataset:
+    """Make results NaN that have values among theirs that are not finite, if such values are kept."""
+    found = without_spoiled(results, nan, ("lost",), but=("flipped",))
+    if "flipped" in found:
+        rest = [str(name) for name in found.data_vars if name != "flipped"]
+        found = without_spoiled(found, nan, ("outputs_lost",), but=rest)
+    return found.assign(half_reached=found["half_reached"] & found["half_level"].notnull())
 
 
 def _compared(top: int, channels: int) -> int:
@@ -128,8 +143,8 @@ def _read(store: Store, layer: str, reducer: NoisePairs, top: int) -> tuple[Any,
 
 def _lost_share(state: Any) -> NDArray[np.float64]:
     """Give Σ(x-y)² / Σx²; NaN where x is 0 throughout."""
-    power = state["xx"] + state["count"] * state["mean_x"] ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
+        power = state["xx"] + state["count"] * state["mean_x"] ** 2
         return np.asarray(state["difference"] / np.where(power > 0, power, np.nan))
 
 

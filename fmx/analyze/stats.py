@@ -13,6 +13,7 @@ import xarray as xr
 from fmx.analyze.dask_reduce import reduce_array
 from fmx.analyze.exact import exact_quantiles
 from fmx.analyze.labels import check_dims, groups_of, kept_coords
+from fmx.analyze.not_finite import check_nan, without_spoiled
 from fmx.analyze.parts import check_complete
 from fmx.analyze.store_reduce import most_state_bytes, summarise
 from fmx.errors import FmxError
@@ -99,6 +100,7 @@ def stats(
     by: str | Sequence[str] = (),
     quantiles: Sequence[float] | None = None,
     exact: bool = False,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Describe the values of a store's layers in one read on Dask; see `layer_stats`.
@@ -113,6 +115,9 @@ def stats(
     exact : bool
         Read the store again, twice or more, until the quantiles are without error; see
         `fmx.analyze.exact.exact_quantiles`.
+    nan : str
+        ``skip`` leaves out values that are not finite; ``keep`` makes all NaN, but for counts and the shares of such
+        values, that have one among their values.
     allow_partial : bool
         Describe the complete samples of an unfinished store.
 
@@ -126,18 +131,21 @@ def stats(
     FmxError
         No such layer, dim or labels; a quantile is not between 0 and 1; an unfinished store.
     """
+    check_nan(nan)
     check_complete(store, allow_partial)
     wanted = (_MEDIAN,) if quantiles is None else tuple(quantiles)
     if quantiles is None and most_state_bytes(store, _reducers(wanted), layers=layers, by=by) > _MOST_STATES:
         wanted = ()
     if not exact or not wanted:
         found = summarise(store, _reducers(wanted), layers=layers, by=by)
-        return {name: _described(results, wanted) for name, results in found.items()}
-    _reducers(wanted)  # checks them
-    found = summarise(store, _reducers(()), layers=layers, by=by)
-    for name, values in exact_quantiles(store, wanted, layers=layers, by=by).items():
-        found[name]["quantiles.quantiles"] = values
-    return {name: _described(results, wanted, error="none") for name, results in found.items()}
+        described = {name: _described(results, wanted) for name, results in found.items()}
+    else:
+        _reducers(wanted)  # checks them
+        found = summarise(store, _reducers(()), layers=layers, by=by)
+        for name, values in exact_quantiles(store, wanted, layers=layers, by=by).items():
+            found[name]["quantiles.quantiles"] = values
+        described = {name: _described(results, wanted, error="none") for name, results in found.items()}
+    return {name: without_spoiled(one, nan, but=("nan_share", "inf_share")) for name, one in described.items()}
 
 
 def to_rows(results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:

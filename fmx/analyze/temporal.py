@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from fmx.analyze.batches import merge_along
 from fmx.analyze.layer_work import LayerWork, run_works
+from fmx.analyze.not_finite import check_nan, without_spoiled
 from fmx.analyze.parts import Part, check_complete, find_level
 from fmx.errors import FmxError
 from fmx.reduce import TimeSeries
@@ -37,6 +39,7 @@ def temporal(
     per: str = "layer",
     lags: int = 8,
     noise: float | None = None,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Describe change over timesteps, in one read of the store.
@@ -53,6 +56,8 @@ def temporal(
         Lags of the autocorrelation, at most one less than timesteps.
     noise : float, optional
         Level; 0 where left out.
+    nan : str
+        ``skip`` leaves out series with a value that is not finite; ``keep`` makes results NaN that have one among them.
     allow_partial : bool
         Analyse the complete samples of an unfinished store.
 
@@ -71,6 +76,7 @@ def temporal(
         raise FmxError(f"Change is told per layer or channel, not {per}.")
     if lags < 1:
         raise FmxError(f"The autocorrelation has at least one lag, not {lags}.")
+    check_nan(nan)
     check_complete(store, allow_partial)
     part = Part(level=find_level(store, noise))
     works, reducers = {}, {}
@@ -88,12 +94,12 @@ def temporal(
     if not works:
         raise FmxError(f"{store.path} has one timestep, and change takes two: extract a video, or arrays with --clips.")
     return {
-        name: _described(states["t"], reducers[name], per, store.layer(name))
+        name: _described(states["t"], reducers[name], per, store.layer(name), nan)
         for name, states in run_works(store, works).items()
     }
 
 
-def _described(states: xr.DataArray, reducer: TimeSeries, per: str, data: xr.Dataset) -> xr.Dataset:
+def _described(states: xr.DataArray, reducer: TimeSeries, per: str, data: xr.Dataset, nan: str) -> xr.Dataset:
     entries, dims = states.values, tuple(str(dim) for dim in states.dims)
     if per == "layer" and dims:
         entries, dims = merge_along(reducer, entries), ()
@@ -102,13 +108,17 @@ def _described(states: xr.DataArray, reducer: TimeSeries, per: str, data: xr.Dat
     found["autocorrelation_1"] = results["autocorrelation"][..., 0]
     found["still"] = (entries["squares"] == 0) & (entries["count"] > 0)
     found |= {name: results[name] for name in ("count", "lost", "steps", "autocorrelation")}
-    if dims:
-        order = np.argsort(np.where(np.isnan(found["change"]), np.inf, -found["change"]), kind="stable")
-        found["rank"] = np.empty(len(order), np.int64)
-        found["rank"][order] = np.arange(1, len(order) + 1)
     variables = {
         name: ((*dims, *reducer.dims.get(name, ())), values, {"definition": _ABOUT[name]})
         for name, values in found.items()
     }
-    coords = {"step": data["timestep"].values[1:], "lag": np.arange(1, reducer.lags + 1)}
-    return xr.Dataset(variables, coords={**({"channel": data["channel"]} if dims else {}), **coords}, attrs=data.attrs)
+    coords: dict[str, Any] = {"step": data["timestep"].values[1:], "lag": np.arange(1, reducer.lags + 1)}
+    coords |= {"channel": data["channel"]} if dims else {}
+    result = without_spoiled(xr.Dataset(variables, coords=coords, attrs=data.attrs), nan, ("lost",))
+    if dims:
+        change = result["change"].values
+        order = np.argsort(np.where(np.isnan(change), np.inf, -change), kind="stable")
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(1, len(order) + 1)
+        result["rank"] = (dims, rank, {"definition": _ABOUT["rank"]})
+    return result

@@ -51,6 +51,7 @@ def stats(
     exact: Annotated[
         bool, typer.Option("--exact", help="Quantiles without error, in more than one read of the store.")
     ] = False,
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -66,8 +67,16 @@ def stats(
     opened = common.open_for(store, allow_partial=allow_partial)
     keep, wanted = opt.words(by), opt.numbers("--quantiles", quantiles)
     with common.reading():
-        found = compute(opened, layers=layers, by=keep, quantiles=wanted, exact=exact, allow_partial=allow_partial)
-    common.save(opened, save, found, {"analysis": "stats", "by": ",".join(keep), "exact": exact})
+        found = compute(
+            opened,
+            layers=layers,
+            by=keep,
+            quantiles=wanted,
+            exact=exact,
+            nan=nan,
+            allow_partial=allow_partial,
+        )
+    common.save(opened, save, found, {"analysis": "stats", "by": ",".join(keep), "exact": exact, "nan": nan})
     rows = to_rows(found)
     columns = ["layer", *keep, "mean", "std", "min", "max"]
     columns += [c for c in rows[0] if c == "median" or (c[0] == "q" and c[1:2].isdigit())] if rows else []
@@ -87,6 +96,7 @@ def hist(
     value_range: Annotated[
         str | None, typer.Option("--range", help="Ends of the bins, such as 0,10 (default: found in the same read).")
     ] = None,
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -110,9 +120,10 @@ def hist(
             bins=bins,
             log=log,
             value_range=(ends[0], ends[1]) if ends else None,
+            nan=nan,
             allow_partial=allow_partial,
         )
-    common.save(opened, save, found, {"analysis": "hist", "by": ",".join(keep), "log": log})
+    common.save(opened, save, found, {"analysis": "hist", "by": ",".join(keep), "log": log, "nan": nan})
     rows = [row for layer, dataset in found.items() for row in _histograms(layer, dataset)]
     if json:
         common.show([bin for row in rows for bin in _bins(row)], {}, json=True)
@@ -174,9 +185,7 @@ def aggregate(
     layers: opt.Layers = "all",
     output: Folder = None,
     form: Format = "csv",
-    nan: Annotated[
-        str, typer.Option(help="Values that are not finite: skip them, or keep: results that have one are NaN.")
-    ] = "skip",
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,

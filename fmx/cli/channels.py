@@ -184,6 +184,7 @@ def class_sums(
     held_out: common.HeldOut = 0,
     seed: common.Seed = 0,
     noise: common.Noise = None,
+    nan: Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -205,6 +206,7 @@ def class_sums(
         "noise": noise,
         "held_out": held_out,
         "seed": seed,
+        "nan": nan,
     }
     with common.reading():
         found = compute(opened, layers=layers, allow_partial=allow_partial, **settings)
@@ -219,6 +221,8 @@ def class_sums(
             largest = dataset["largest"].values[own] == label
             row = {"layer": layer, "class": str(label), "channels": int(dataset["channels"][i])}
             row |= {"own": float(sums[own].mean()), "others": float(sums[~own].mean())}
+            row["not_finite"] = int(dataset["not_finite"][:, i].sum())
             rows.append(row | {"largest": f"{int(largest.sum())} of {len(largest)}"})
     headings = {"own": "mean of its samples", "others": "mean of others", "largest": "its sum is largest"}
-    common.show(rows, {name: headings.get(name, name) for name in rows[0]} if rows else {}, json=False)
+    names = ["layer", "class", "channels", "own", "others", "largest"]
+    common.show(rows, {name: headings.get(name, name) for name in names} | common.lost_column(rows), json=False)

@@ -124,6 +124,7 @@ def information(
     per: Annotated[str, typer.Option(help="layer, or channel for every channel (or component) apart.")] = "layer",
     samples: chosen.Samples = None,
     seed: chosen.Seed = 0,
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -148,9 +149,12 @@ def information(
             shuffles=shuffles,
             samples=samples,
             seed=seed,
+            nan=nan,
             allow_partial=allow_partial,
         )
-    common.save(opened, save, found, {"analysis": "information", "about": about, "estimator": estimator, "of": of})
+    common.save(
+        opened, save, found, {"analysis": "information", "about": about, "estimator": estimator, "of": of, "nan": nan}
+    )
     rows = to_rows(found)
     if per == "layer" and not json:
         rows = [row for name, dataset in found.items() for row in _best(name, dataset, of)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def print_matrix(
     rows, columns : sequence of str
         Names. Columns are headed by their numbers; where their names are not those of the rows they are listed first.
     cells : sequence of sequence of float or None
-        None for what can't be said, printed as a dash.
+        None for what can't be said, printed as a dash; what is NaN is printed as that.
     heading : str
         Above the names of the rows.
     """
@@ -47,4 +48,6 @@ def print_matrix(
 
 
 def _cell(value: float | None) -> str:
+    if value is not None and math.isnan(value):
+        return "  NaN"
     return "    –" if value is None else f"{value + 0.0:5.2f}".replace("-0.00", " 0.00")

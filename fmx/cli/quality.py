@@ -19,6 +19,7 @@ def robustness(
     layers: opt.Layers = "all",
     per: Per = "layer",
     top: Annotated[int, typer.Option("--top", "-k", help="Top channels of a sample that are compared.")] = 10,
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -33,8 +34,8 @@ def robustness(
 
     opened = common.open_for(store, allow_partial=allow_partial)
     with common.reading():
-        found = compute(opened, layers=layers, per=per, top=top, allow_partial=allow_partial)
-    common.save(opened, save, found, {"analysis": "robustness", "per": per, "top": top})
+        found = compute(opened, layers=layers, per=per, top=top, nan=nan, allow_partial=allow_partial)
+    common.save(opened, save, found, {"analysis": "robustness", "per": per, "top": top, "nan": nan})
     rows = to_rows(found)
     shown = rows if json else [row for row in rows if row["noise"] != 0]
     names = ["layer", *(["channel"] if per == "channel" else []), "noise"]
@@ -46,8 +47,7 @@ def robustness(
     for row in shown if not json else []:
         row["half_level"] = row["half_level"] if row["half_reached"] else "not reached"
     columns = {name: headings.get(name, name) for name in names if rows and name in rows[0]}
-    lost = {"lost": "NaN/inf"} if any(row["lost"] for row in rows) else {}
-    common.show(shown, columns | lost, json=json, about=about)
+    common.show(shown, columns | common.lost_column(shown), json=json, about=about)
 
 
 def temporal(
@@ -59,6 +59,7 @@ def temporal(
     ] = 10,
     lags: Annotated[int, typer.Option(help="Lags of the autocorrelation, in timesteps.")] = 8,
     noise: common.Noise = None,
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -72,8 +73,8 @@ def temporal(
 
     opened = common.open_for(store, allow_partial=allow_partial)
     with common.reading():
-        found = compute(opened, layers=layers, per=per, lags=lags, noise=noise, allow_partial=allow_partial)
-    common.save(opened, save, found, {"analysis": "temporal", "per": per, "lags": lags})
+        found = compute(opened, layers=layers, per=per, lags=lags, noise=noise, nan=nan, allow_partial=allow_partial)
+    common.save(opened, save, found, {"analysis": "temporal", "per": per, "lags": lags, "nan": nan})
     rows: list[dict[str, Any]] = []
     for layer, dataset in found.items():
         own = to_rows({layer: dataset.drop_dims(["step", "lag"])})
@@ -88,8 +89,7 @@ def temporal(
     names += [f"autocorrelation_{lag}" for lag in (2, 4, 8) if per == "layer" and rows and lag <= lags]
     headings = {name: f"autocorr. {name.rpartition('_')[2]}" for name in names if name.startswith("auto")}
     columns = {n: headings.get(n, n) for n in names if any(n in row for row in rows)}
-    lost = {"lost": "NaN/inf"} if any(row["lost"] for row in rows) else {}
-    common.show(rows, columns | lost, json=json)
+    common.show(rows, columns | common.lost_column(rows), json=json)
 
 
 def health(

@@ -15,7 +15,21 @@ if TYPE_CHECKING:
 
     from fmx.store import Store
 
-__all__ = ["AllowPartial", "By", "HeldOut", "Noise", "Save", "Seed", "Top", "open_for", "reading", "save", "show"]
+__all__ = [
+    "AllowPartial",
+    "By",
+    "HeldOut",
+    "Nan",
+    "Noise",
+    "Save",
+    "Seed",
+    "Top",
+    "lost_column",
+    "open_for",
+    "reading",
+    "save",
+    "show",
+]
 
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Analyse the complete samples of an unfinished store.")
@@ -33,9 +47,7 @@ def _name(name: str | None) -> str | None:
 
 Save = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", callback=_name, help="Save the results in the store under this name, for fmx export."
-    ),
+    typer.Option(metavar="NAME", callback=_name, help="Save the results in the store under this name, for fmx export."),
 ]
 By = Annotated[
     str,
@@ -48,6 +60,10 @@ HeldOut = Annotated[
     float, typer.Option(help="Share of each class's samples that is kept aside for a test, such as 0.5.")
 ]
 Seed = Annotated[int, typer.Option(help="Which samples are kept aside.")]
+Nan = Annotated[
+    str,
+    typer.Option(help="Values that are not finite: skip them, or keep: results are NaN that have one among theirs."),
+]
 Top = Annotated[int, typer.Option("--top", "-k", help="Channels listed.")]
 
 # A table that is longer is not read by anyone.
@@ -129,5 +145,6 @@ def show(
 
 def lost_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Give columns for values that are not finite, where there are any."""
-    names = {"not_finite": "NaN/inf", "nan": "nan", "inf": "inf"}
+    together = {name: "NaN/inf" for name in ("not_finite", "lost") if any(name in row for row in rows)}
+    names = together or {"nan": "NaN", "inf": "inf"}
     return {name: heading for name, heading in names.items() if any(row.get(name) for row in rows)}

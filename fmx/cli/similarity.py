@@ -53,6 +53,7 @@ def compare(
     ] = "full",
     per: Per = "layer",
     maps: Annotated[bool, typer.Option("--maps", help="Save differences at every position too, with --save.")] = False,
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -78,9 +79,10 @@ def compare(
             noise=chosen.levels(noise),
             space=space,
             maps=maps,
+            nan=nan,
             allow_partial=allow_partial,
         )
-    common.save(first, save, found, {"analysis": "compare", "other": other, "space": space})
+    common.save(first, save, found, {"analysis": "compare", "other": other, "space": space, "nan": nan})
     wanted = {name: _per(dataset, per) for name, dataset in found.items()}
     rows = [row | {"other_layer": found[row["layer"]].attrs["other_layer"]} for row in to_rows(wanted)]
     for row in rows:
@@ -90,7 +92,7 @@ def compare(
     columns = {name: name.replace("_", " ") for name in lead}
     headings = _CHANNEL_HEADINGS if per == "channel" else _LAYER_HEADINGS
     columns |= {key: text for key, text in headings.items() if any(key in row for row in rows)}
-    columns |= {"lost": "NaN/inf"} if any(row["lost"] for row in rows) else {}
+    columns |= common.lost_column(rows)
     about = [f"{name}: differences: {d.attrs['differences']}" for name, d in found.items() if d.attrs["differences"]]
     common.show(rows, columns, json=json, about=about)
 
@@ -153,6 +155,7 @@ def similarity(
     samples: chosen.Samples = None,
     batch: Annotated[int, typer.Option(help="Samples of a minibatch.")] = 256,
     seed: chosen.Seed = 0,
+    nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
     save: common.Save = None,
     json: opt.Json = False,
@@ -184,6 +187,7 @@ def similarity(
             samples=samples,
             batch=batch,
             seed=seed,
+            nan=nan,
             allow_partial=allow_partial,
         )
     attributes = {str(key): value for key, value in found.attrs.items()}
@@ -211,13 +215,22 @@ def _print_similarity(found: xr.Dataset) -> None:
     note(f"{how} of {about['samples']} samples, features: {about['space']}")
     if found["undefined"].any():
         note("a dash: one of the two does not vary over the samples")
-    lost = sum(int(found[key].sum()) for key in found.data_vars if str(key).removeprefix("other_") in ("nan", "inf"))
-    if lost:
-        note(f"{lost} values were NaN or infinite; left out: {about['skip']}")
+    if lost := _lost(found, names):
+        what = "pairs with them are NaN" if about["not_finite"] == "keep" else f"left out: {about['skip']}"
+        note(f"values that are NaN or infinite: {', '.join(lost)}; {what}")
     if "trivial" in found and found["trivial"].where(~_same(found)).any():
         note(
             "some canonical correlations are 1 whatever the values, as components outnumber samples: take more samples"
         )
+
+
+def _lost(found: xr.Dataset, names: dict[str, list[str]]) -> list[str]:
+    """Say which layers have how many values that are not finite."""
+    told = []
+    for prefix in ("", "other_") if "other_nan" in found else ("",):
+        counts = (found[f"{prefix}nan"] + found[f"{prefix}inf"]).values.ravel()
+        told += [f"{n} in {name}" for name, n in zip(names[prefix], counts, strict=True) if n]
+    return told
 
 
 def _same(found: xr.Dataset) -> xr.DataArray:

@@ -62,9 +62,9 @@ class NoisePairs(ColumnReducer):
     def finalize(self, state: State) -> dict[str, NDArray[Any]]:
         """Give the results listed above."""
         n, mx, my = state["count"], state["mean_x"], state["mean_y"]
-        xx, yy, xy = state["xx"] + n * mx**2, state["yy"] + n * my**2, state["xy"] + n * mx * my
         lost = state["difference"]
         with np.errstate(all="ignore"):
+            xx, yy, xy = state["xx"] + n * mx**2, state["yy"] + n * my**2, state["xy"] + n * mx * my
             return {
                 "sqnr": 10 * np.log10(xx / lost),
                 "cosine": np.clip(xy / (np.sqrt(xx) * np.sqrt(yy)), -1, 1),

@@ -15,9 +15,9 @@ import numpy as np
 from dask import delayed
 from numpy.typing import NDArray
 
+from fmx.analyze.not_finite import check_products
 from fmx.analyze.sample_table import Block, Column, SampleTable
 from fmx.analyze.samples import Rows
-from fmx.errors import FmxError
 
 __all__ = ["GramTask", "Grams", "add_exact_products", "add_products", "lazy_grams", "pack", "shifted", "unpack"]
 
@@ -109,10 +109,14 @@ def shifted(values: NDArray[Any], by: NDArray[Any] | None = None) -> tuple[NDArr
 
 
 def add_products(total: Floats, left: NDArray[Any], right: NDArray[Any] | None = None) -> None:
-    """Add the inner products of the samples of `left` with those of `right`, or with each other, in place."""
+    """Add the inner products of the samples of `left` with those of `right`, or with each other, in place.
+
+    Those of values that are too large become infinite; see `fmx.analyze.not_finite.check_products`.
+    """
     for first in range(0, left.shape[1], SPAN):
         a = _safe(left[:, first : first + SPAN])
-        total += a @ (a if right is None else _safe(right[:, first : first + SPAN])).T
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += a @ (a if right is None else _safe(right[:, first : first + SPAN])).T
 
 
 def add_exact_products(total: Floats, left: NDArray[Any], right: NDArray[Any] | None = None) -> None:
@@ -120,7 +124,8 @@ def add_exact_products(total: Floats, left: NDArray[Any], right: NDArray[Any] | 
     for first in range(0, left.shape[1], SPAN // 4):
         a = left[:, first : first + SPAN // 4].astype(np.float64, copy=False)
         b = a if right is None else right[:, first : first + SPAN // 4].astype(np.float64, copy=False)
-        total += a @ b.T
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += a @ b.T
 
 
 def _safe(values: NDArray[Any]) -> NDArray[Any]:
@@ -180,12 +185,7 @@ class GramTask:
                     more, _ = self._ready(self.table.read(array, column, others), skip, by)
                     self.multiply(total[_span(rows), _span(others)], held, more)
             bad += int(spoiled.sum())
-        with np.errstate(invalid="ignore"):
-            whole = np.isfinite(total).all()
-        if not whole:
-            raise FmxError(
-                f"The values of {self.table.layer} are too large to be multiplied: scale the model's inputs."
-            )
+        check_products(total, self.table.layer)
         return Grams(pack(total), nan, inf, bad, sums)
 
     def _ready(

@@ -15,6 +15,7 @@ from fmx.analyze.likeness.cka import cka
 from fmx.analyze.likeness.collect import MOST_GRAM_BYTES, MOST_SAMPLES, GramSet, collect, gram_bytes
 from fmx.analyze.likeness.distances import COMPARISONS, DISTANCES, collect_distances, compare_distances, rdms
 from fmx.analyze.likeness.minibatch import minibatch_cka
+from fmx.analyze.not_finite import check_nan
 from fmx.analyze.sample_table import SampleTable, tables_of
 from fmx.analyze.samples import check_least, same_samples
 from fmx.errors import FmxError, near_matches
@@ -51,6 +52,12 @@ class Settings:
     comparison: str = "spearman"
     batch: int = 256
     seed: int = 0
+    keep: bool = False
+
+    @property
+    def left_out(self) -> str:
+        """What is left out for the sake of values that are not finite; 0 stands in for those that are kept."""
+        return "features" if self.keep else self.skip
 
 
 def similarity(
@@ -71,6 +78,7 @@ def similarity(
     samples: int | None = None,
     batch: int = 256,
     seed: int = 0,
+    nan: str = "skip",
     allow_partial: bool = False,
 ) -> xr.Dataset:
     """Compare all pairs of layers and noise levels of a store, or those of one store with those of another.
@@ -109,6 +117,9 @@ def similarity(
         Samples of a minibatch.
     seed : int
         Of minibatches, and of samples drawn.
+    nan : str
+        ``skip`` leaves out what `skip` says; ``keep`` makes the similarity of layers NaN that have values that are not
+        finite, and leaves nothing of the others out.
     allow_partial : bool
         Analyse what is complete of stores that are not finished.
 
@@ -127,7 +138,8 @@ def similarity(
     """
     if method not in METHODS:
         raise FmxError(f"There is no measure {method}: {near_matches(method, METHODS)}")
-    settings = Settings(estimator, skip, width, variance, metric, comparison, batch, seed)
+    check_nan(nan)
+    settings = Settings(estimator, skip, width, variance, metric, comparison, batch, seed, nan == "keep")
     space = space or ("mean" if method in ("svcca", "pwcca") else "full")
     _, rows = same_samples(store, other, allow_partial=allow_partial)
     rows = _some(rows, samples, seed)
@@ -138,7 +150,9 @@ def similarity(
     split = len(first) if other is not None else 0
     found = _dataset(values[: len(first), split:], about, first, second, len(first), split)
     paths = {"store": str(store.path)} | ({} if other is None else {"other_store": str(other.path)})
-    return found.assign_attrs({"method": method, "space": space, "skip": skip, **paths, **_described(method, about)})
+    found = _without_spoiled(found) if nan == "keep" else found
+    named = {"method": method, "space": space, "skip": skip, "not_finite": nan}
+    return found.assign_attrs({**named, **paths, **_described(method, about)})
 
 
 def rdm(
@@ -228,11 +242,11 @@ def _measure(
         if settings.comparison not in COMPARISONS:
             near = near_matches(settings.comparison, COMPARISONS)
             raise FmxError(f"Distances can't be compared by {settings.comparison}: {near}")
-        found = collect_distances(store, tables, settings.metric, settings.skip)
+        found = collect_distances(store, tables, settings.metric, settings.left_out)
         values, about = compare_distances(rdms(found, tables, settings.metric), settings.comparison)
         named = {"metric": settings.metric, "comparison": settings.comparison}
         return values, about | named | _counts(found)
-    found = collect(store, tables, least=cca.LEAST, skip=settings.skip)
+    found = collect(store, tables, least=cca.LEAST, skip=settings.left_out)
     counted = _counts(found)
     layers = cca.bases(found, settings.variance)
     values, about = cca.svcca(layers) if method == "svcca" else cca.pwcca(tables, layers)
@@ -251,9 +265,11 @@ def _cka(
     if estimator == "minibatch":
         if settings.skip == "features":
             raise FmxError("Minibatches can leave out samples only: take --skip samples, or --estimator unbiased.")
-        values, about = minibatch_cka(store, tables, batch=settings.batch, seed=settings.seed, width=width)
+        values, about = minibatch_cka(
+            store, tables, batch=settings.batch, seed=settings.seed, width=width, keep=settings.keep
+        )
         return values, about | {"estimator": estimator, "batch": settings.batch, "seed": settings.seed}
-    found = collect(store, tables, least=_LEAST[estimator], skip=settings.skip)
+    found = collect(store, tables, least=_LEAST[estimator], skip=settings.left_out)
     counted = _counts(found)
     values, about = cka(found, biased=estimator == "biased", width=width)
     return values, about | counted | {"estimator": estimator}
@@ -318,6 +334,18 @@ def _dataset(
         if text:
             found[name].attrs["definition"] = text
     return found
+
+
+def _without_spoiled(found: xr.Dataset) -> xr.Dataset:
+    """Make the similarities NaN of layers with values that are not finite."""
+    lost = {
+        prefix: found[f"{prefix}nan"] + found[f"{prefix}inf"] > 0
+        for prefix in ("", "other_")
+        if f"{prefix}nan" in found
+    }
+    theirs = lost.get("other_", lost[""].rename(layer="other_layer", noise="other_noise"))
+    spoiled = lost[""] | theirs
+    return found.assign(similarity=found["similarity"].where(~spoiled).transpose(*found["similarity"].dims))
 
 
 def _described(method: str, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fmx.analyze.likeness.collect import check_finite
 from fmx.analyze.likeness.gram import BLOCK_BYTES, GramTask, add_products, lazy_grams, shifted, unpack
 from fmx.analyze.likeness.kernels import centred, cosines, flat, median_distance, products, rbf, squared_distances
+from fmx.analyze.not_finite import check_products
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.samples import Rows, check_least
 from fmx.analyze.threads import compute_alone
@@ -74,10 +75,13 @@ class GroupTask:
     tables : sequence of SampleTable
     widths : sequence of float or None
         Of Gaussian kernels; linear ones where None.
+    keep : bool
+        Leave out no sample; 0 stands in for values that are not finite.
     """
 
     tables: Sequence[SampleTable]
     widths: Sequence[float] | None
+    keep: bool = False
 
     def run(self, rows: Rows, batches: Sequence[Rows]) -> Batch:
         """Read the samples of a group, and sum up the HSIC of batches (positions in the group)."""
@@ -86,7 +90,7 @@ class GroupTask:
         grams = []
         for i, table in enumerate(self.tables):
             made, nans, infs = self._grams(table, rows, batches)
-            spoiled |= (nans + infs) > 0
+            spoiled |= ((nans + infs) > 0) & (not self.keep)
             nan[i], inf[i] = nans.sum(), infs.sum()
             grams.append(made)
         terms = np.zeros((len(self.tables), len(self.tables)))
@@ -103,6 +107,7 @@ class GroupTask:
         return Batch(terms, counted, used, nan, inf)
 
     def _vector(self, i: int, gram: Floats) -> Floats:
+        check_products(gram, self.tables[i].layer)
         kernel = gram if self.widths is None else rbf(squared_distances(gram), self.widths[i])
         return flat(centred(kernel, biased=False))
 
@@ -148,7 +153,13 @@ def draw_groups(tables: Sequence[SampleTable], batch: int, seed: int) -> Iterato
 
 
 def minibatch_cka(
-    store: Store, tables: Sequence[SampleTable], *, batch: int, seed: int, width: float | None = None
+    store: Store,
+    tables: Sequence[SampleTable],
+    *,
+    batch: int,
+    seed: int,
+    width: float | None = None,
+    keep: bool = False,
 ) -> tuple[Floats, dict[str, Any]]:
     """Compare all pairs of layers by centred kernel alignment over minibatches, in one read of the stores on Dask.
 
@@ -163,6 +174,8 @@ def minibatch_cka(
     seed : int
     width : float, optional
         Take a Gaussian kernel, whose width is this many times the median distance of 512 samples.
+    keep : bool
+        Leave out no sample; 0 stands in for values that are not finite.
 
     Returns
     -------
@@ -179,16 +192,15 @@ def minibatch_cka(
     check_least(total, LEAST, "CKA by minibatches")
     if batch < LEAST:
         raise FmxError(f"A minibatch takes at least {LEAST} samples, not {batch}: raise --batch.")
-    widths = None if width is None else _widths(store, tables, width, seed)
-    task = GroupTask(tables, widths)
+    widths = None if width is None else _widths(store, tables, width, seed, keep)
+    task = GroupTask(tables, widths, keep)
     lazy = [delayed(task.run, pure=False)(rows, batches) for rows, batches in draw_groups(tables, batch, seed)]
     found: Sequence[Batch] = compute_alone(store, lazy)
     whole = found[0]
     for more in found[1:]:
         whole = whole + more
     check_finite(whole.used, total, LEAST)
-    if not np.isfinite(whole.terms).all():
-        raise FmxError("The values are too large to be multiplied: scale the model's inputs.")
+    check_products(whole.terms, " and ".join(dict.fromkeys(table.layer for table in tables)))
     values, varies = cosines(whole.terms)
     about: dict[str, Any] = {"varies": varies.astype(np.float64), "nan": whole.nan, "inf": whole.inf}
     if widths is not None:
@@ -196,13 +208,13 @@ def minibatch_cka(
     return values, about | {"batches": whole.batches, "samples": whole.used}
 
 
-def _widths(store: Store, tables: Sequence[SampleTable], width: float, seed: int) -> list[float]:
+def _widths(store: Store, tables: Sequence[SampleTable], width: float, seed: int, keep: bool) -> list[float]:
     rng = np.random.default_rng([seed, 1])
     total = len(tables[0].rows)
     chosen = np.sort(rng.permutation(total)[:_WIDTH_SAMPLES])
     some = [replace(table, rows=table.rows[chosen]) for table in tables]
     found = []
     for gram in compute_alone(store, lazy_grams([GramTask(table) for table in some])):
-        kept = (gram.nan + gram.inf) == 0
+        kept = (gram.nan + gram.inf == 0) | keep
         found.append(width * median_distance(squared_distances(unpack(gram.packed)[np.ix_(kept, kept)])))
     return found
