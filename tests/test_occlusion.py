@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from conftest import FORMATS
 from networks import tiny_resnet
 from PIL import Image
@@ -218,7 +220,7 @@ class TestScores:
         both = [fmx.load(m.eval(), input_shape=SHAPE) for m in (net, nn.Sequential(net, nn.Softmax(1)))]
         logits, shares = (occlude(model, inputs, patch=10, stride=10, engine="eager") for model in both)
         np.testing.assert_allclose(shares["value"], logits["value"], rtol=1e-5)
-        assert shares.attrs["scores"] == "the output as it is"
+        assert shares.attrs["scores"] == "the output, which is probabilities already"
         assert logits.attrs["scores"] == "softmax of the output"
         raw = occlude(both[0], inputs, patch=10, stride=10, scores="raw", classes=[0, 1, 2, 3, 4], engine="eager")
         with torch.no_grad():
@@ -323,6 +325,68 @@ class TestFigure:
     def test_maps_of_another_size(self):
         with pytest.raises(FmxError, match="4×4 places"):
             occlusion_figure(self.picture, self.centres, [HeatMap("a", np.zeros((3, 4)), 0.0)], caption=["a"])
+
+
+class TestCommand:
+    words = ("--range", "0,255", "--patch", "16", "--stride", "16", "--name", "run")
+
+    def test_figures_maps_and_table(self, place, cli):
+        ask = ("--class", "auto,1", "--layer", "layer1", "--channels", "0,3", "--fill", "grey", "--json")
+        (place / "names.txt").write_text("ant\nbee\ncat\ndog\nelk\n")
+        ran = cli("occlude", "legacy.onnx", "pictures", *self.words, *ask, "--names", "names.txt", "-o", "out")
+        assert ran.code == 0, ran.err
+        rows = json.loads(ran.out)
+        assert len(rows) == 6 * 6
+        folder = place / "out" / "legacy" / "run"
+        names = [f"{kind}-{i}{more}.png" for kind in ("cat", "dog") for i in range(3) for more in ("", "_2")]
+        assert sorted(p.name for p in folder.iterdir()) == sorted([*names, "index.csv", "maps.nc"])
+        with xr.open_dataset(folder / "maps.nc") as maps:
+            found = maps.load()
+        expected = occlude(
+            "legacy.onnx", "pictures", patch=16, stride=16, fill="grey", classes=["auto", 1], layers="layer1",
+            channels=[0, 3], pictures=PictureOptions(range=(0, 255)),
+        )  # fmt: skip
+        np.testing.assert_allclose(found["value"], expected["value"], rtol=1e-5)
+        for row in rows:
+            at = {"sample": row["sample"], "y": row["y"], "x": row["x"]}
+            values = expected["value"].sel(sample=row["sample"])
+            (i,) = [
+                i
+                for i in range(6)
+                if (row["kind"], row["layer"]) == (str(expected["kind"][i].item()), str(expected["layer"][i].item()))
+                and int(expected["number"].sel(sample=row["sample"])[i]) == row["number"]
+            ][:1]
+            assert row["lowest"] == pytest.approx(float(values[i].min()), rel=1e-5)
+            assert float(expected["value"].sel(at)[i]) == pytest.approx(row["lowest"], rel=1e-5)
+            if row["kind"] == "probability":
+                assert row["target"] == f"probability of {row['number']} {'ant bee cat dog elk'.split()[row['number']]}"
+
+    def test_arrays_and_a_terminal(self, place, cli):
+        ran = cli("occlude", "traced.pt", "inputs.npy", *self.words[2:], "-o", "out")
+        assert ran.code == 0, ran.err
+        assert "probability of class" in ran.out
+        assert len(list((place / "out/traced/run").glob("*.png"))) == 5
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--patch", "40"), "A patch of 40×40 is larger than the picture, 32×32"),
+            (("--names", "nothing.txt"), "nothing.txt can't be read: No such file"),
+            (("--class", "cat"), "--class takes auto, none or numbers"),
+            (("--layer", "layer1", "--channels", "9"), "layer1 has no channel 9"),
+        ],
+    )
+    def test_mistakes_leave_nothing(self, place, cli, words, message):
+        ran = cli("occlude", "legacy.onnx", "pictures", *self.words, *words, "-o", "out")
+        assert ran.code == 2
+        assert message in ran.err
+        assert not list(place.glob("out/*/*"))
+
+    def test_too_many_names_are_left_out(self, place, cli):
+        ran = cli("occlude", "legacy.onnx", "pictures/cat/0.png", *self.words, "--names", "imagenet", "-o", "out")
+        assert ran.code == 0
+        assert "--names has 1000 names, and the model 5 classes: not used" in ran.err
+        assert "probability of class" in ran.out
 
 
 @pytest.mark.real

@@ -11,6 +11,7 @@ from fmx.cli.analysis import register_analyses
 from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
 from fmx.cli.maximization import maximize
+from fmx.cli.occlusion import occlude
 from fmx.cli.similarity import register_comparisons
 from fmx.cli.verify import verify
 
@@ -106,6 +107,9 @@ app.command(
 app.command(epilog="Example: fmx bench torchvision:resnet18 --layers layer1,layer2,layer3,layer4")(bench)
 
 
+app.command(
+    epilog="Example: fmx occlude torchvision:resnet18 photos/ --weights resnet18.pth --patch 48 --layer layer4"
+)(occlude)
 app.command(epilog="Example: fmx maximize torchvision:resnet18 --weights resnet18.pth --layer layer3 --channels 0-15")(
     maximize
 )

@@ -12,8 +12,23 @@ if TYPE_CHECKING:
     from fmx.project.attribution import ATTRIBUTIONS, Attribution, attribute
     from fmx.project.deconvnet import Deconvnet, deconv
     from fmx.project.inputs import Pictures, open_pictures
+    from fmx.project.occlusion import occlude
+    from fmx.project.targets import Wanted
+    from fmx.project.top import project_top, stored_pictures
 
-__all__ = ["ATTRIBUTIONS", "Attribution", "Deconvnet", "Pictures", "attribute", "deconv", "open_pictures"]
+__all__ = [
+    "ATTRIBUTIONS",
+    "Attribution",
+    "Deconvnet",
+    "Pictures",
+    "Wanted",
+    "attribute",
+    "deconv",
+    "occlude",
+    "open_pictures",
+    "project_top",
+    "stored_pictures",
+]
 
 _HOMES = {
     "ATTRIBUTIONS": "attribution",
@@ -22,7 +37,11 @@ _HOMES = {
     "Deconvnet": "deconvnet",
     "Pictures": "inputs",
     "deconv": "deconvnet",
+    "occlude": "occlusion",
     "open_pictures": "inputs",
+    "project_top": "top",
+    "stored_pictures": "top",
+    "Wanted": "targets",
 }
 
 

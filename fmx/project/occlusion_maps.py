@@ -27,6 +27,7 @@ SCORES = {
     "softmax": "softmax of the output",
     "raw": "the output as it is",
 }
+_GIVEN = "the output, which is probabilities already"
 _KINDS = {
     "probability": "of a class",
     "strongest": "largest activation of a feature map",
@@ -66,6 +67,7 @@ class OcclusionMaps:
         self._wanted = list(wanted)
         self._layers = layers
         self._scores = scores
+        self._classes = 0
         samples, places = len(pictures), len(patches.places)
         # The whole picture stands before the places, as it does among the passes.
         self._values = np.zeros((samples, len(wanted), places + 1), np.float32)
@@ -118,7 +120,7 @@ class OcclusionMaps:
             raise ModelError(
                 f"{source} gives no score for each class, only {shapes}: map a layer with --layer, and --class none."
             )
-        count = found.shape[1]
+        self._classes = count = found.shape[1]
         beyond = [w.number for w in self._wanted if not w.layer and w.number is not None and w.number >= count]
         if beyond:
             raise FmxError(f"{source} has no class {beyond[0]}: it tells {count} apart, numbered from 0.")
@@ -127,8 +129,8 @@ class OcclusionMaps:
             raise ModelError(f"{source} gives scores that are not finite: look at its input, and at --engine eager.")
         if self._scores == "auto":
             shares = (scores >= 0).all() and (np.abs(scores.sum(axis=1) - 1) < _NEAR_ONE).all()
-            self._scores = "raw" if shares else "softmax"
-        if self._scores == "raw":
+            self._scores = "given" if shares else "softmax"
+        if self._scores in {"raw", "given"}:
             return scores
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
@@ -161,7 +163,7 @@ class OcclusionMaps:
         }
         for axis, dim in enumerate(("y", "x")):
             coords[dim] = (dim, self._patches.centres(axis), {"units": "pixel", "definition": "centre of the patch"})
-        more = {"scores": SCORES[self._scores]} if self.wants_classes else {}
+        more = {"scores": SCORES.get(self._scores, _GIVEN), "classes": self._classes} if self.wants_classes else {}
         return xr.Dataset(variables, coords=coords, attrs={**settings, **more})
 
 
