@@ -144,13 +144,26 @@ class Phases:
 
     def waves(self, numbers: Tensor) -> Tensor:
         """Give the waves of decorrelated colours, (picture, axis, y, x)."""
-        magnitude = self.magnitude.to(numbers)
-        spectrum = torch.complex(magnitude * numbers.cos(), magnitude * numbers.sin())
+        magnitude, phases = self.magnitude.to(numbers), self._mirrored(numbers)
+        spectrum = torch.complex(magnitude * phases.cos(), magnitude * phases.sin())
         waves = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
         waves = waves - waves.mean((1, 2, 3), keepdim=True)
         deviation = waves.square().mean((1, 2, 3), keepdim=True).sqrt()
         scaled: Tensor = waves * (self.contrast / deviation.clamp_min(1e-8))
         return scaled
+
+    def _mirrored(self, numbers: Tensor) -> Tensor:
+        """Let columns that hold both of two mirrored frequencies hold opposite phases, as those of real pictures do.
+
+        Otherwise the two would interfere, and their magnitude would not be the one that was asked for.
+        """
+        height, width = self.size
+        rows = torch.arange(height, device=numbers.device)
+        sign = torch.sign(torch.remainder(-rows, height) - rows)
+        sides = [0, width // 2] if width % 2 == 0 else [0]
+        columns = numbers[..., sides]
+        upper = columns[..., torch.minimum(rows, torch.remainder(-rows, height)), :] * sign[:, None]
+        return numbers.index_copy(-1, torch.tensor(sides, device=numbers.device), upper)
 
     def picture(self, numbers: Tensor) -> Tensor:
         """Give the pixels."""

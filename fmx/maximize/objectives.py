@@ -133,7 +133,7 @@ def channel(layer: str, index: int) -> Objective:
     """
 
     def measure(value: Tensor) -> Tensor:
-        return _checked(value, layer, index)[:, index].flatten(1).mean(1)
+        return _checked(value, layer, index)[:, index].reshape(len(value), -1).mean(1)
 
     return _single(f"{layer}:{index}", layer, measure, index)
 
@@ -161,7 +161,7 @@ def logit(index: int) -> Objective:
     """Maximize one number of the model's output: a class, before the softmax where the model has none."""
 
     def measure(value: Tensor) -> Tensor:
-        return _checked(value, "The output", index)[:, index].flatten(1).mean(1)
+        return _checked(value, "The output", index)[:, index].reshape(len(value), -1).mean(1)
 
     return _single(f"logit:{index}", OUTPUT, measure)
 
@@ -197,7 +197,7 @@ def direction(
         if cosine_power:
             cosine = dot / (maps.norm(dim=1) * along.norm()).clamp_min(1e-8)
             dot = dot * cosine.clamp_min(0.1) ** cosine_power
-        return dot.flatten(1).mean(1) if y is None and x is None else _at(dot, layer, (y, x))
+        return dot.reshape(len(value), -1).mean(1) if y is None and x is None else _at(dot, layer, (y, x))
 
     return _single(f"direction({layer})", layer, measure)
 
