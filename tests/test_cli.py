@@ -24,7 +24,7 @@ from PIL import Image
 NET = "networks:tiny_resnet"
 FORMATS = ("traced.pt", "legacy.onnx", "dynamo.onnx")
 Cli = Callable[..., Any]
-COMMANDS = ["layers", "extract", "info", "stats", "render grid", "render overlay", "demo"]
+COMMANDS = ["layers", "extract", "info", "stats", "render grid", "render frames", "render overlay", "demo"]
 
 
 @pytest.fixture(scope="session")
@@ -215,11 +215,14 @@ def test_stats_are_those_of_the_values(by: str, store: Path, cli: Cli) -> None:
 @pytest.mark.usefixtures("place")
 def test_pictures_are_written_where_the_command_says(store: Path, cli: Cli) -> None:
     grids = cli("render", "grid", store, "--layer", "layer1.*", "--sample", "dog/2.png", "--noise", "0.25", "-o", "a/b")
-    figure = cli("render", "overlay", store, "--layer", "layer1.0", "--sample", "-1", "-o", "a/b")
+    figure = cli("render", "overlay", store, "--layer", "layer1.0", "--sample", "5", "-o", "a/b", "--name", "one")
     assert grids.code == figure.code == 0
     paths = [Path(line) for line in (grids.out + figure.out).splitlines()]
     assert len(paths) == 3
-    assert sorted(paths) == sorted(Path("a/b").iterdir())
+    assert sorted(paths) == sorted(Path("a/b").rglob("*.png"))
+    assert len(list(Path("a/b").rglob("index.csv"))) == 2
+    again = cli("render", "overlay", store, "--layer", "layer1.0", "-o", "a/b", "--name", "one")
+    assert again.code == 2 and "already there" in again.err
     for path in paths:
         picture = Image.open(path)
         assert picture.format == "PNG"
@@ -234,10 +237,10 @@ MISTAKES = [
     ("render grid STORE --sample dig/0.png", "no sample dig/0.png"),
     ("render grid STORE --noise 0.5", "no noise level 0.5"),
     ("render grid STORE --timestep 1", "no timestep 1"),
-    ("render grid STORE --layer fc", "needs maps"),
+    ("render frames STORE --layer fc", "no spatial axes"),
     ("render grid STORE --layer layer1.0 --cmap viridiss", "viridis"),
     ("render grid STORE --layer layer1.0 --scale 0", "scale"),
-    ("render grid STORE --layer layer1.0 --normalisation all", "filter, layer, signed"),
+    ("render grid STORE --layer layer1.0 --normalisation all", "filter, sample, time, channel, layer, global"),
     ("render overlay STORE --channel 8", "0 to 7"),
     ("render overlay STORE --alpha 2", "between 0 and 1"),
     ("render overlay STORE --layer fc", "maps"),

@@ -51,7 +51,18 @@ def test_unknown_name_of_the_package() -> None:
         _ = fmx.nope
 
 
-COMMANDS = ("", "layers", "extract", "info", "stats", "render", "render grid", "render overlay", "demo")
+COMMANDS = (
+    "",
+    "layers",
+    "extract",
+    "info",
+    "stats",
+    "render",
+    "render grid",
+    "render frames",
+    "render overlay",
+    "demo",
+)
 
 
 def test_help_imports_nothing_heavy() -> None:

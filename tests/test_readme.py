@@ -44,7 +44,7 @@ def test_commands_run(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert len(commands) >= 7
     for command in commands:
         run(command, monkeypatch)
-    drawn = sorted(p.name for p in (photos / "out").iterdir())
+    drawn = sorted(p.name for p in (photos / "out").rglob("*.png"))
     assert "grid_layer1_chelsea.png_noise0_page001.png" in drawn
     assert "overlay_auto_chelsea.png_mean_noise0.png" in drawn
     assert '"sparsity"' in capsys.readouterr().out

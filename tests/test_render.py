@@ -19,6 +19,7 @@ from fmx.render.normalise import normalise
 from fmx.render.palette import LEVELS, PAPER, colours, gray_indices, page_palette
 from fmx.render.strip import Panel, stack_panels
 from fmx.render.text import middle_ellipsis, number, plain, text_picture, text_width, wrap
+from fmx.render.tone import Tone
 
 
 @pytest.fixture
@@ -26,14 +27,14 @@ def rng():
     return np.random.default_rng(7)
 
 
-def slow_indices(maps, mode="filter", low=None, high=None, levels=256):
+def slow_indices(maps, mode="filter", low=None, high=None, levels=256, symmetric=False):
     """One value at a time: its share of the range, rounded to the nearest index."""
     finite_all = [float(v) for v in maps.flat if np.isfinite(v)]
     indices = np.zeros(maps.shape, dtype=np.uint8)
     for c, one in enumerate(maps):
         finite = [float(v) for v in one.flat if np.isfinite(v)] if mode == "filter" else finite_all
         start, end = (min(finite), max(finite)) if finite else (0.0, 0.0)
-        if mode == "signed":
+        if symmetric:
             end = max(abs(start), abs(end)) or 1.0
             start = -end
         start = start if low is None else low
@@ -70,29 +71,32 @@ def assert_near(indices, expected):
 
 
 class TestNormalise:
-    @pytest.mark.parametrize("mode", ["filter", "layer", "signed"])
+    @pytest.mark.parametrize("mode", ["filter", "layer"])
+    @pytest.mark.parametrize("symmetric", [False, True])
     @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "bool"])
-    def test_against_the_slow_reference(self, rng, mode, dtype):
+    def test_against_the_slow_reference(self, rng, mode, symmetric, dtype):
         maps = (rng.normal(size=(3, 5, 4)) * [[[1]], [[20]], [[300]]]).astype(dtype)
-        indices, (low, high) = normalise(maps, mode)
+        indices, ranges = normalise(maps, mode, tone=Tone(symmetric=symmetric))
         assert indices.dtype == np.uint8
-        assert low.shape == high.shape == (3,)
-        assert_near(indices, slow_indices(maps, mode))
+        assert ranges.low.shape == ranges.high.shape == (3,)
+        assert_near(indices, slow_indices(maps, mode, symmetric=symmetric))
 
-    @pytest.mark.parametrize("mode", ["filter", "layer", "signed"])
+    @pytest.mark.parametrize("mode", ["filter", "layer"])
+    @pytest.mark.parametrize("symmetric", [False, True])
     @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-    def test_nan_and_infinities(self, rng, mode, dtype):
-        maps = rng.normal(size=(4, 5, 4)).astype(dtype)
+    def test_nan_and_infinities(self, rng, mode, symmetric, dtype):
+        maps = rng.normal(3, 1, size=(4, 5, 4)).astype(dtype)
         maps[0, 0, 0], maps[0, 1, 1], maps[1, 2, 2] = np.nan, np.inf, -np.inf
         maps[2] = np.nan
         maps[3] = np.inf
-        assert_near(normalise(maps, mode)[0], slow_indices(maps, mode))
+        found = normalise(maps, mode, tone=Tone(symmetric=symmetric))[0]
+        assert_near(found, slow_indices(maps, mode, symmetric=symmetric))
 
     def test_nothing_finite_at_all(self):
         maps = np.full((2, 3, 3), np.nan, dtype=np.float32)
         for mode in ("filter", "layer"):
-            indices, (low, high) = normalise(maps, mode)
-            assert not indices.any() and not low.any() and not high.any()
+            indices, ranges = normalise(maps, mode)
+            assert not indices.any() and not ranges.low.any() and not ranges.high.any()
 
     @pytest.mark.parametrize("value", [0.0, -3.5, 7.0])
     def test_a_constant_map_is_dark(self, value):
@@ -102,15 +106,16 @@ class TestNormalise:
     def test_zero_is_the_middle_of_a_symmetric_range(self, rng):
         maps = np.abs(rng.normal(size=(2, 4, 4)))
         maps[:, 0, 0] = 0
-        indices, (low, high) = normalise(maps, "signed", levels=LEVELS)
+        signed = Tone(symmetric=True)
+        indices, ranges = normalise(maps, "layer", tone=signed, levels=LEVELS)
         assert (indices[:, 0, 0] == (LEVELS - 1) // 2).all()
-        assert (low == -maps.max()).all() and (high == maps.max()).all()
-        assert (normalise(np.zeros((1, 2, 2)), "signed", levels=LEVELS)[0] == (LEVELS - 1) // 2).all()
+        assert (ranges.low == -maps.max()).all() and (ranges.high == maps.max()).all()
+        assert (normalise(np.zeros((1, 2, 2)), tone=signed, levels=LEVELS)[0] == (LEVELS - 1) // 2).all()
 
     def test_fixed_ends_hold_for_all_maps_or_for_each(self, rng):
         maps = rng.normal(size=(2, 6, 6)).astype(np.float32)
-        indices, (low, high) = normalise(maps, low=-0.5, high=1.0)
-        assert low.tolist() == [-0.5, -0.5] and high.tolist() == [1.0, 1.0]
+        indices, ranges = normalise(maps, low=-0.5, high=1.0)
+        assert ranges.low.tolist() == [-0.5, -0.5] and ranges.high.tolist() == [1.0, 1.0]
         assert_near(indices, slow_indices(maps, low=-0.5, high=1.0))
         each = normalise(maps, low=np.array([-0.5, -2.0]))[0]
         assert_near(each[:1], slow_indices(maps[:1], low=-0.5))
@@ -118,10 +123,10 @@ class TestNormalise:
 
     def test_a_fixed_end_beyond_the_values_draws_nothing(self):
         maps = np.ones((1, 2, 2))
-        indices, (low, high) = normalise(maps, low=5.0)
-        assert not indices.any() and (low <= high).all()
-        indices, (low, high) = normalise(maps, high=-5.0)
-        assert not indices.any() and (low <= high).all()
+        indices, ranges = normalise(maps, low=5.0)
+        assert not indices.any() and (ranges.low <= ranges.high).all()
+        indices, ranges = normalise(maps, high=-5.0)
+        assert not indices.any() and (ranges.low <= ranges.high).all()
 
     def test_ranges_wider_than_the_largest_float(self):
         top = np.finfo(np.float64).max
@@ -151,7 +156,7 @@ class TestNormalise:
 
 class TestGrid:
     @pytest.mark.parametrize("scale", [None, 1, 3])
-    @pytest.mark.parametrize("normalisation", ["filter", "layer", "signed"])
+    @pytest.mark.parametrize("normalisation", ["filter", "layer"])
     def test_bare_pages_against_the_slow_reference(self, rng, scale, normalisation):
         maps = rng.normal(size=(11, 5, 7)).astype(np.float32)
         pages = list(

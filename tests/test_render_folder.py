@@ -130,9 +130,10 @@ def test_what_was_drawn_before_a_failure_is_kept_with_its_index(tmp_path):
         folder.save(a_frame(), "one")
         raise FmxError("no")
     assert [row["file"] for row in index_of(folder.place)] == ["one.png"]
-    with pytest.raises(FmxError, match="no"), PictureFolder(tmp_path, "m", "b") as folder:
-        raise FmxError("no")
-    assert not folder.place.exists()
+    for out in (tmp_path, tmp_path / "x" / "y"):
+        with pytest.raises(FmxError, match="no"), PictureFolder(out, "m", "b") as folder:
+            raise FmxError("no")
+    assert not folder.place.exists() and not (tmp_path / "x").exists() and (tmp_path / "m" / "a").exists()
 
 
 def test_a_disk_that_fills_leaves_whole_pictures_only(tmp_path):

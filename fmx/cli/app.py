@@ -12,6 +12,7 @@ from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
 from fmx.cli.maximization import maximize
 from fmx.cli.occlusion import occlude
+from fmx.cli.render import render
 from fmx.cli.similarity import register_comparisons
 from fmx.cli.verify import verify
 
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-render = typer.Typer(help="Draw what a store holds.", no_args_is_help=True)
 app.add_typer(render, name="render", epilog="Example: fmx render grid acts.zarr")
 
 
@@ -134,66 +134,12 @@ register_analyses(app)
 register_comparisons(app)
 
 
-Layer = Annotated[str, typer.Option(help="Layers to draw: a name or any selection, as for fmx layers.")]
-SampleId = Annotated[str, typer.Option(help="Sample: its id, the end of it, or its position.")]
-Noise = Annotated[float, typer.Option(help="Noise level, one that the store has.")]
-Timestep = Annotated[int, typer.Option(help="Timestep.")]
-Out = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")]
-
-
-@render.command(epilog="Example: fmx render grid acts.zarr --layer layer1 --sample chelsea.png")
-def grid(
-    store: opt.StorePath,
-    layer: Layer = "auto",
-    sample: SampleId = "0",
-    noise: Noise = 0.0,
-    timestep: Timestep = 0,
-    output: Out = "out",
-    scale: Annotated[int, typer.Option(help="Pixels of the page for one of the map; 1 is the layer's own size.")] = 1,
-    cmap: Annotated[
-        str | None, typer.Option(help="Any matplotlib colormap (default: viridis, or RdBu_r where signed).")
-    ] = None,
-    normalisation: Annotated[
-        str, typer.Option(help="Range of the colours: filter (each map its own), layer, or signed.")
-    ] = "filter",
-    legend: Annotated[bool, typer.Option(help="Say on the page what it shows.")] = True,
-) -> None:
-    """Draw a layer's feature maps as pages of 8×8, at the layer's own resolution."""
-    from fmx.cli.draw import draw_grids
-    from fmx.cli.output import say
-    from fmx.store import open_store
-
-    colours = cmap or ("RdBu_r" if normalisation == "signed" else "viridis")
-    look = {"scale": scale, "cmap": colours, "normalisation": normalisation, "legend": legend}
-    for path in draw_grids(open_store(store), layer, sample, noise, timestep, output, look):
-        say(str(path))
-
-
-@render.command(epilog="Example: fmx render overlay acts.zarr --layer auto --sample 0")
-def overlay(
-    store: opt.StorePath,
-    layer: Layer = "auto",
-    sample: SampleId = "0",
-    channel: Annotated[
-        str, typer.Option(help="What to lay over the picture: mean or max over the channels, or a channel's number.")
-    ] = "mean",
-    noise: Noise = 0.0,
-    timestep: Timestep = 0,
-    output: Out = "out",
-    alpha: Annotated[float, typer.Option(help="Opacity where the map is highest, 0 to 1.")] = 0.6,
-    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "inferno",
-) -> None:
-    """Lay heat maps of layers over the input picture."""
-    from fmx.cli.draw import draw_overlay
-    from fmx.cli.output import say
-    from fmx.store import open_store
-
-    look = {"alpha": alpha, "cmap": cmap}
-    say(str(draw_overlay(open_store(store), layer, sample, channel, noise, timestep, output, look)))
-
-
 @app.command(epilog="Example: fmx demo -o fmx-demo")
-def demo(output: Out = "fmx-demo") -> None:
+def demo(
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FOLDER", help="Where its store and pictures go.")
+    ] = "fmx-demo",
+) -> None:
     """Show all of it on a pretrained network and two photographs, offline."""
     from fmx.cli.demo import run_demo
 

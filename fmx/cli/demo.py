@@ -108,12 +108,14 @@ def _say_stats(store: Store) -> None:
 
 
 def _draw(store: Store, place: Path) -> None:
-    from fmx.cli.draw import draw_grids, draw_overlay
+    from fmx.cli.draw import Places, draw_grids, draw_overlay
+    from fmx.render import PictureFolder, Ranging
 
-    look: dict[str, Any] = {"cmap": "viridis"}
-    second = store.layers[1].name
-    paths = list(draw_grids(store, second, _PHOTOS[0], 0.0, 0, str(place), look))
-    paths += [draw_overlay(store, "auto", name, "mean", 0.0, 0, str(place), {}) for name in _PHOTOS]
+    second, photo = store.layers[1].name, store.find_sample(_PHOTOS[0])
+    with PictureFolder(place, "efficientnet-lite0", "pictures", overwrite=True) as folder:
+        places = Places(store, [second], [photo], [0.0], [0])
+        paths = list(draw_grids(places, folder, Ranging(store, [second])))
+        paths += [draw_overlay(store, "auto", store.find_sample(name), "mean", folder, {}) for name in _PHOTOS]
     say("Written:")
     for path in (store.path, *paths):
         say(f"  {path}")

@@ -67,6 +67,7 @@ class PictureFolder:
         self.place = parent / name if name else _unused(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
         self._overwrite = overwrite
         self._old: Path | None = None
+        self._made: list[Path] = []
         self._rows: list[dict[str, str]] = []
         self._taken: set[str] = {INDEX}
         self._lock = Lock()
@@ -75,6 +76,7 @@ class PictureFolder:
         try:
             if self.place.exists():
                 self._move_old()
+            self._made = [folder for folder in (self.place, *self.place.parents) if not folder.exists()]
             self.place.mkdir(parents=True)
         except OSError as error:
             raise FmxError(f"{self.place} can't be made: {error.strerror or error}.") from error
@@ -98,7 +100,8 @@ class PictureFolder:
             if self._rows:
                 self._write_index()
             else:
-                self.place.rmdir()
+                for folder in self._made:
+                    folder.rmdir()
 
     def path(self, *parts: object, suffix: str = ".png") -> Path:
         """Give the path of a new file, named after what tells it from the others; no name is given twice.

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-
-import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
 
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
+from fmx.render.bars import bar_pages
 from fmx.render.frame import Frame
-from fmx.render.grid import check_maps, grid_pages
-from fmx.render.overlay import overlay_figure
+from fmx.render.grid import grid_pages
+from fmx.render.normalise import value_ranges
+from fmx.render.panels import overlay_figure
+from fmx.render.ranges import Ranging
+from fmx.render.selection import chosen_channels, combined, has_maps, read_maps, read_picture, said_channels
+from fmx.render.single import map_frames
+from fmx.render.tone import PLAIN, Tone
 from fmx.store import Store
 
-__all__ = ["grid_frames", "overlay_frame"]
+__all__ = ["frames", "grid_frames", "overlay_frame"]
 
 
 def grid_frames(
@@ -26,21 +28,98 @@ def grid_frames(
     sample: str | int = 0,
     noise: float = 0.0,
     timestep: int = 0,
+    channels: Sequence[int] | None = None,
+    order: str = "index",
+    normalisation: str = "filter",
+    tone: Tone = PLAIN,
+    ranging: Ranging | None = None,
     **look: Any,
 ) -> Iterator[Frame]:
-    """Draw a layer's maps for one sample, a page of 8×8 at a time; `look` is passed on to `grid_pages`.
+    """Draw a layer's maps for one sample, a page of 8×8 at a time; a layer without maps as bars.
+
+    Parameters
+    ----------
+    store : Store
+    layer : str
+    sample : str or int
+        Id, end of an id, or position.
+    noise, timestep
+        Labels of the activations.
+    channels : sequence of int, optional
+        Numbers of those to show, in this order.
+    order : str
+        Order of the channels where none are given: see `fmx.render.selection.channel_order`.
+    normalisation : str
+        Whose range of values the colours span: see `fmx.render.ranges.NORMALISATIONS`.
+    tone : Tone
+        Clipping, symmetry about 0, equalization and gamma.
+    ranging : Ranging, optional
+        In place of the last two, to share it with further pictures.
+    **look
+        Passed on to `grid_pages`.
 
     Raises
     ------
     FmxError
-        The store has no such layer, sample, level or timestep, or the layer has no maps.
+        The store has no such layer, sample, level, timestep, channel, order or normalisation.
     """
-    name = store.find_sample(str(sample))
-    (array,) = store.compute(_at(store, layer, name, noise, timestep))
-    array = _channel_first(array)
-    maps = check_maps(array.values, layer, [str(d) for d in array.dims])
-    step = timestep if store.frames > 1 else None
-    yield from grid_pages(maps, layer=layer, sample=name, noise=noise, timestep=step, **look)
+    maps = read_maps(store, layer, store.find_sample(str(sample)), noise, timestep)
+    ranging = ranging or Ranging(store, [layer], normalisation, tone)
+    shown = chosen_channels(store, maps, channels, order)
+    ranges = ranging.of(layer, maps.sample, noise, maps.values)
+    if maps.reduced.startswith("no spatial axes") and ranging.name == "filter":
+        # A value is no range: colours then go with the heights of the bars.
+        ranges = value_ranges(maps.values, "layer", tone=ranging.tone)
+    notes = {} if order == "index" or channels is not None else {"ordered by": order}
+    if maps.reduced.startswith("no spatial axes"):
+        kept = {key: look[key] for key in ("cmap", "legend") if key in look}
+        yield from bar_pages(
+            maps.values[:, 0, 0],
+            labels=maps.labels | notes,
+            reduced=maps.reduced,
+            channels=shown,
+            ranges=ranges,
+            numbers=maps.numbers,
+            tone=ranging.tone,
+            **kept,
+        )
+        return
+    notes |= {"drawn": maps.reduced} if maps.reduced else {}
+    yield from grid_pages(
+        maps.values,
+        layer=layer,
+        sample=maps.sample,
+        noise=noise,
+        timestep=maps.timestep,
+        channels=shown,
+        normalisation=ranging.name,
+        tone=ranging.tone,
+        ranges=ranges,
+        numbers=maps.numbers,
+        notes=notes,
+        **look,
+    )
+
+
+def frames(
+    store: Store,
+    *,
+    layer: str,
+    sample: str | int = 0,
+    noise: float = 0.0,
+    timestep: int = 0,
+    channels: Sequence[int] | None = None,
+    order: str = "index",
+    normalisation: str = "filter",
+    tone: Tone = PLAIN,
+    ranging: Ranging | None = None,
+    **look: Any,
+) -> Iterator[Frame]:
+    """Draw a layer's maps for one sample, a picture each; as `grid_frames`, `look` is passed on to `map_frames`."""
+    maps = read_maps(store, layer, store.find_sample(str(sample)), noise, timestep)
+    ranging = ranging or Ranging(store, [layer], normalisation, tone)
+    shown = chosen_channels(store, maps, channels, order)
+    yield from map_frames(maps, shown, ranging, **look)
 
 
 def overlay_frame(
@@ -48,7 +127,7 @@ def overlay_frame(
     *,
     layers: str | Iterable[str] = "auto",
     sample: str | int = 0,
-    channel: str | int = "mean",
+    channel: str | int | Sequence[int] = "mean",
     noise: float = 0.0,
     timestep: int = 0,
     **look: Any,
@@ -62,8 +141,8 @@ def overlay_frame(
         A selection; layers without maps are left out.
     sample : str or int
         Id, end of an id, or position.
-    channel : {"mean", "max"} or int
-        What is drawn of each layer: the mean or the maximum over its channels, or one channel.
+    channel : {"mean", "max"}, int or sequence of int
+        What is drawn of each layer: the mean or the maximum over its channels, one channel, or the sum of several.
     noise, timestep
         Labels of the activations.
     **look
@@ -74,54 +153,19 @@ def overlay_frame(
     FmxError
         The store keeps no pictures, the layers have no maps, or there is no such label.
     """
-    if store.pictures is None:
-        raise FmxError(f"{store.path} keeps no pictures, as its data were arrays: draw a grid instead.")
     name = store.find_sample(str(sample))
-    _check_timestep(store, timestep)
-    (picture,) = store.compute(store.pictures.sel(sample=name, timestep=timestep))
-    chosen = [info for info in store.select(layers) if {"y", "x"} <= set(info.dims) and "z" not in info.dims]
+    picture = read_picture(store, name, timestep)
+    chosen = [info for info in store.select(layers) if has_maps(info)]
     if not chosen:
         raise FmxError("None of these layers has maps (y, x) that could be laid over a picture: choose others.")
-    arrays = store.compute(*(_at(store, info.name, name, noise, timestep) for info in chosen))
-    heats = [(_title(info), _heat(array, info, channel), None) for info, array in zip(chosen, arrays, strict=True)]
+    wanted = [int(str(channel))] if isinstance(channel, int) or str(channel).isdigit() else channel
+    every = (read_maps(store, info.name, name, noise, timestep) for info in chosen)
+    heats = [(_title(info), combined(maps, wanted), None) for info, maps in zip(chosen, every, strict=True)]
     step = timestep if store.frames > 1 else None
-    what = f"{channel} over channels" if channel in {"mean", "max"} else f"channel {channel}"
-    return overlay_figure(picture.values, heats, sample=f"{name} · {what}", noise=noise, timestep=step, **look)
+    what = f"{name} · {said_channels(wanted)}"
+    return overlay_figure(picture, heats, sample=what, noise=noise, timestep=step, **look)
 
 
 def _title(info: LayerInfo) -> str:
     """Name a layer; a name that is a bare number says little without the kind."""
     return f"{info.name} · {info.kind}" if info.name.replace(".", "").isdigit() else info.name
-
-
-def _channel_first(array: xr.DataArray) -> xr.DataArray:
-    """Bring maps into the order (channel, y, x): some networks have their channels last."""
-    return array.transpose("channel", "y", "x") if {"channel", "y", "x"} == set(array.dims) else array
-
-
-def _heat(array: xr.DataArray, info: LayerInfo, channel: str | int) -> NDArray[Any]:
-    array = _channel_first(array)
-    if channel in {"mean", "max"}:
-        values = array.values
-        return np.asarray(values.mean(axis=0) if channel == "mean" else values.max(axis=0))
-    count = array.sizes["channel"]
-    if not str(channel).isdigit() or int(channel) >= count:
-        raise FmxError(f"{info.name} has no channel {channel}: use mean, max or 0 to {count - 1}.")
-    return np.asarray(array.isel(channel=int(channel)).values)
-
-
-def _check_timestep(store: Store, timestep: int) -> None:
-    if not 0 <= timestep < store.frames:
-        raise FmxError(f"The store has no timestep {timestep}: there are 0 to {store.frames - 1}.")
-
-
-def _at(store: Store, layer: str, sample: str, noise: float, timestep: int) -> xr.DataArray:
-    """Select a layer's value; where it has fewer timesteps than the input has frames, the one nearest to the frame."""
-    array = store.activation(layer)
-    levels = [float(v) for v in array["noise"].values]
-    if noise not in levels:
-        raise FmxError(f"The store has no noise level {noise:g}: there are {', '.join(f'{v:g}' for v in levels)}.")
-    _check_timestep(store, timestep)
-    if sample not in set(array["sample"].values.tolist()):
-        raise FmxError(f"The store is not complete, and {sample} is missing: extract it again.")
-    return array.sel(sample=sample, noise=noise).sel(timestep=timestep, method="nearest")

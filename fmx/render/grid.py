@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from fmx.layers import native_dims
 from fmx.render.frame import Frame
 from fmx.render.header import page_header
 from fmx.render.layout import GridLayout
-from fmx.render.normalise import Bound, quantise, value_ranges
+from fmx.render.normalise import Bound, Ranges, quantise, value_ranges
 from fmx.render.palette import LEVELS, PAPER, gray_indices, page_palette
-from fmx.render.text import SOFT_INK, number, text_picture
+from fmx.render.resize import check_interpolation
+from fmx.render.text import SOFT_INK, middle_ellipsis, number, number_range, text_picture
+from fmx.render.tone import PLAIN, Tone
+from fmx.render.unusual import WORDS, Unusual, find_unusual, hatched
 
 __all__ = ["check_maps", "grid_pages"]
 
 HAIRLINE = int(gray_indices(np.array(205, dtype=np.uint8)))
-
-Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def grid_pages(
@@ -35,11 +37,16 @@ def grid_pages(
     rows: int = 8,
     columns: int = 8,
     scale: int | None = None,
+    interpolation: str = "nearest",
     cmap: str = "viridis",
     normalisation: str = "filter",
+    tone: Tone = PLAIN,
+    ranges: Ranges | None = None,
     legend: bool = True,
     low: Bound = None,
     high: Bound = None,
+    numbers: Sequence[int] | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> Iterator[Frame]:
     """Lay the feature maps of a layer out on pages, pixel for pixel.
 
@@ -54,22 +61,33 @@ def grid_pages(
     rows, columns : int
         Maps on a page; less where all of them fit. The pages of a layer have one size.
     scale : int, optional
-        Enlarges each map by whole pixels, without smoothing; None keeps the layer's own resolution.
+        Enlarges each map by so many times; None keeps the layer's own resolution.
+    interpolation : {"nearest", "bilinear", "bicubic", "lanczos"}
+        How maps are enlarged.
     cmap : str
         Name of a matplotlib colormap.
-    normalisation : {"filter", "layer", "signed"}
-        Range of values of the colormap: each map's own, the layer's (all channels, also those not
-        shown), or the layer's symmetric about 0; see `fmx.render.normalise.normalise`.
+    normalisation : {"filter", "layer"}
+        Range of values of the colormap: each map's own, or that of all channels, also those not shown; see
+        `fmx.render.normalise.normalise`. With `ranges` any word for them.
+    tone : Tone
+        Clipping, symmetry about 0, equalization and gamma.
+    ranges : Ranges, optional
+        The range of each map, (channel,), in place of one that is found here.
     legend : bool
         Header, margins and channel numbers; without it a page holds the maps and the gaps alone.
     low, high : float or ndarray, optional
         Fixed ends of the range, for all maps or for each, (channel,): the same colours over several calls.
+    numbers : sequence of int, optional
+        What each map is called, (channel,), where some channels have been left out before.
+    notes : mapping of str to str, optional
+        Further labels, which also stand in the header.
 
     Yields
     ------
     Frame
         One page: palette indices (y, x), with the labels ``layer``, ``sample``, ``noise``, ``timestep``,
-        ``channels``, ``page``, ``normalisation``, and ``low`` and ``high`` where all maps share a range.
+        ``channels``, ``page``, ``normalisation``, those of the tone, ``low`` and ``high`` where all maps share a range,
+        and ``constant`` and ``nan``: the maps of one value only, and those without any number, which are hatched.
 
     Raises
     ------
@@ -82,14 +100,29 @@ def grid_pages(
     for name, value in (("rows", rows), ("columns", columns), ("scale", 1 if scale is None else scale)):
         if value < 1:
             raise FmxError(f"A grid's {name} must be at least 1, not {value}.")
-    ends = value_ranges(maps, normalisation, low, high)
+    check_interpolation(interpolation)
+    if ranges is None:
+        ranges = value_ranges(maps, normalisation, low, high, tone=tone)
     columns = min(columns, len(wanted))
     rows = min(rows, -(-len(wanted) // columns))
     layout = GridLayout(rows, columns, maps.shape[1:], scale or 1, legend)
     labels = {"layer": layer, "sample": sample, "noise": f"{noise:g}"}
     labels |= {} if timestep is None else {"timestep": str(timestep)}
-    labels |= {"normalisation": normalisation} | _shared_range(ends)
-    return _pages(maps, wanted, ends, layout, page_palette(cmap), labels)
+    labels |= dict(notes or {}) | {"normalisation": normalisation} | tone.labels | _shared_range(ranges)
+    page = _Page(layout, interpolation, tone, page_palette(cmap), list(numbers or range(len(maps))), dict(notes or {}))
+    return _pages(maps, wanted, ranges, page, labels)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What all pages of a layer have in common."""
+
+    layout: GridLayout
+    interpolation: str
+    tone: Tone
+    palette: NDArray[np.uint8]
+    numbers: list[int]
+    notes: dict[str, str]
 
 
 def check_maps(maps: NDArray[Any], layer: str, dims: Sequence[str] | None = None) -> NDArray[Any]:
@@ -134,44 +167,58 @@ def _wanted_channels(channels: Sequence[int] | None, count: int, layer: str) -> 
     return wanted
 
 
-def _shared_range(ends: Ends) -> dict[str, str]:
-    low, high = ends
-    if (low != low[0]).any() or (high != high[0]).any():
+def _shared_range(ranges: Ranges) -> dict[str, str]:
+    if not ranges.shared:
         return {}
-    return {"low": number(low[0]), "high": number(high[0])}
+    return {"low": number(ranges.low[0]), "high": number(ranges.high[0])}
 
 
 def _pages(
-    maps: NDArray[Any],
-    wanted: list[int],
-    ends: Ends,
-    layout: GridLayout,
-    palette: NDArray[np.uint8],
-    labels: dict[str, str],
+    maps: NDArray[Any], wanted: list[int], ranges: Ranges, page: _Page, labels: dict[str, str]
 ) -> Iterator[Frame]:
+    layout = page.layout
     most = layout.rows * layout.columns
     pages = -(-len(wanted) // most)
-    for page in range(pages):
-        shown = wanted[page * most : (page + 1) * most]
-        indices = quantise(maps[shown], ends[0][shown], ends[1][shown], levels=LEVELS)
-        pixels = _arranged(indices, shown, layout)
-        named = labels | {"channels": _channel_range(shown, len(maps)), "page": f"{page + 1} of {pages}"}
+    for i in range(pages):
+        shown = wanted[i * most : (i + 1) * most]
+        called = [page.numbers[channel] for channel in shown]
+        unusual = find_unusual(maps[shown])
+        indices = quantise(
+            maps[shown],
+            ranges[shown],
+            tone=page.tone,
+            levels=LEVELS,
+            size=layout.tile,
+            interpolation=page.interpolation,
+        )
+        indices[unusual.nan] = hatched(layout.tile)
+        pixels = _arranged(indices, [_said(n, k, unusual) for k, n in enumerate(called)], layout)
+        named = labels | {"channels": number_range(called, len(maps)), "page": f"{i + 1} of {pages}"}
+        named |= unusual.labels(called)
         if layout.legend:
-            pixels = _on_page(pixels, layout, named, maps.shape)
-        yield Frame(pixels, palette, named)
+            pixels = _on_page(pixels, page, named, maps.shape)
+        yield Frame(pixels, page.palette, named)
 
 
-def _arranged(indices: NDArray[np.uint8], shown: list[int], layout: GridLayout) -> NDArray[np.uint8]:
+def _said(called: int, place: int, unusual: Unusual) -> str:
+    """What stands above a map: its number, and that there is nothing to see where that is so."""
+    if unusual.nan[place]:
+        return f"{called} NaN"
+    return f"{called} = {number(unusual.values[place])}" if unusual.constant[place] else str(called)
+
+
+def _arranged(indices: NDArray[np.uint8], titles: list[str], layout: GridLayout) -> NDArray[np.uint8]:
     """Put the maps of a page, (channel, y, x), beside and below each other, each in a hairline."""
     rows, columns = layout.rows, layout.columns
     (down, along), (height, width), top = layout.pitch, layout.tile, layout.strip + 1
     cells = np.full((rows * columns, down, along), PAPER, dtype=np.uint8)
-    filled = cells[: len(shown)]
+    filled = cells[: len(indices)]
     filled[:, top - 1 : top + height + 1, : width + 2] = HAIRLINE
-    filled[:, top : top + height, 1 : width + 1] = indices.repeat(layout.scale, 1).repeat(layout.scale, 2)
+    filled[:, top : top + height, 1 : width + 1] = indices
     if layout.number_size:
-        for cell, channel in zip(filled, shown, strict=True):
-            drawn = gray_indices(text_picture(str(channel), layout.number_size, SOFT_INK))
+        for cell, title in zip(filled, titles, strict=True):
+            fitting = middle_ellipsis(title, width, layout.number_size)
+            drawn = gray_indices(text_picture(fitting, layout.number_size, SOFT_INK))
             cell[: drawn.shape[0], 1 : drawn.shape[1] + 1] = drawn[:, : along - 1]
     page = cells.reshape(rows, columns, down, along).swapaxes(1, 2).reshape(rows * down, columns * along)
     if layout.legend:
@@ -179,10 +226,9 @@ def _arranged(indices: NDArray[np.uint8], shown: list[int], layout: GridLayout) 
     return page[1 : layout.extent[0] + 1, 1 : layout.extent[1] + 1]
 
 
-def _on_page(
-    grid: NDArray[np.uint8], layout: GridLayout, labels: dict[str, str], shape: tuple[int, ...]
-) -> NDArray[np.uint8]:
+def _on_page(grid: NDArray[np.uint8], page: _Page, labels: dict[str, str], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Put the header above a grid and white margins around both."""
+    layout = page.layout
     pieces = [
         f"sample {labels['sample']}",
         f"noise {labels['noise']}",
@@ -190,22 +236,19 @@ def _on_page(
         f"channels {labels['channels']}",
         f"{shape[2]} x {shape[1]} px",
         *([f"page {labels['page']}"] if labels["page"] != "1 of 1" else []),
+        *(f"{key} {value}" for key, value in (page.notes | page.tone.labels).items()),
+        *(f"{word} {labels[key]}" for key, word in WORDS.items() if key in labels),
     ]
     bar = ("each map  min", "max")
     if "low" in labels:
         bar = (f"{'all maps' if shape[0] > 1 else 'values'}  {labels['low']}", labels["high"])
+    if page.tone.clipped and "low" not in labels:
+        bar = (f"each map  {page.tone.percentiles[0]:g}th percentile", f"{page.tone.percentiles[1]:g}th")
     header = page_header(labels["layer"], pieces, bar, layout.width, layout.text_size)
     margin, space = layout.margin, layout.header_space
     height = header.shape[0] + space + layout.extent[0]
-    page = np.full((height + 2 * margin, layout.width + 2 * margin), PAPER, dtype=np.uint8)
-    page[margin : margin + header.shape[0], margin:-margin] = header
+    sheet = np.full((height + 2 * margin, layout.width + 2 * margin), PAPER, dtype=np.uint8)
+    sheet[margin : margin + header.shape[0], margin:-margin] = header
     # One pixel further out, so that the maps and not their hairlines stand flush with the text.
-    page[-margin - grid.shape[0] + 1 : 1 - margin, margin - 1 : margin - 1 + grid.shape[1]] = grid
-    return page
-
-
-def _channel_range(shown: list[int], count: int) -> str:
-    if shown == list(range(shown[0], shown[-1] + 1)):
-        return f"{shown[0]} to {shown[-1]} of {count}" if len(shown) > 1 else f"{shown[0]} of {count}"
-    few = ", ".join(map(str, shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]]))
-    return f"{few} of {count}"
+    sheet[-margin - grid.shape[0] + 1 : 1 - margin, margin - 1 : margin - 1 + grid.shape[1]] = grid
+    return sheet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmx.errors import FmxError
-from fmx.render.frame import Frame
 from fmx.render.normalise import shares, value_ranges
 from fmx.render.palette import colours
-from fmx.render.strip import Panel, stack_panels
-from fmx.render.text import number
 
-__all__ = ["overlay", "overlay_figure"]
-
-Heat = tuple[str, NDArray[Any], tuple[float, float] | None]
+__all__ = ["ends_of", "enlarged", "overlay", "rgb_of", "warmth_of"]
 
 ENLARGED_BELOW = 160
 
@@ -62,11 +56,11 @@ def overlay(
         An array has other axes or another type, alpha or threshold lie outside 0 to 1, or the
         colormap is unknown.
     """
-    shown = _rgb(picture)
+    shown = rgb_of(picture)
     for name, share in (("alpha", alpha), ("threshold", threshold)):
         if not 0 <= share <= 1:
             raise FmxError(f"The {name} of an overlay lies between 0 and 1, not at {share}.")
-    warmth = _warmth(heat, (shown.shape[1], shown.shape[0]), low, high)
+    warmth = warmth_of(heat, (shown.shape[1], shown.shape[0]), low, high)
     table = colours(cmap).astype(np.float32)
     colour = table[np.round(warmth * 255).astype(np.uint8)]
     opacity = np.where(warmth >= threshold, warmth * np.float32(alpha), np.float32(0))[:, :, None]
@@ -74,59 +68,15 @@ def overlay(
     return np.round(blended).astype(np.uint8)
 
 
-def overlay_figure(
-    picture: NDArray[np.uint8],
-    heats: Sequence[Heat],
-    *,
-    sample: str,
-    noise: float = 0.0,
-    timestep: int | None = None,
-    alpha: float = 0.6,
-    cmap: str = "inferno",
-    threshold: float = 0.0,
-) -> Frame:
-    """Show a picture and beside it what several maps find in it.
-
-    Parameters
-    ----------
-    picture : ndarray of uint8
-        As in `overlay`; a small one is enlarged by whole pixels.
-    heats : sequence of (str, ndarray, (float, float) or None)
-        Title, map (y', x') and range of values of each overlay; the map's own range where it is None.
-    sample, noise, timestep
-        Where the picture comes from: written into the caption and the labels. No timestep for None.
-    alpha, cmap, threshold
-        As in `overlay`.
-
-    Returns
-    -------
-    Frame
-        RGB, (y, x, 3): the panels in one row, in several from seven panels on; titles above, bars of the
-        colormap with the ends of the range below. Labels ``sample``, ``noise``, ``timestep``, ``panels``.
-
-    Raises
-    ------
-    FmxError
-        As in `overlay`, or there are no heat maps.
-    """
-    if not heats:
-        raise FmxError("An overlay figure needs at least one heat map.")
-    shown = _rgb(picture)
+def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bring a picture to colours and, if it is small, to a size that one can see, by whole pixels."""
+    shown = rgb_of(picture)
     factor = -(-ENLARGED_BELOW // max(shown.shape[:2]))
-    large = shown.repeat(factor, axis=0).repeat(factor, axis=1)
-    panels = [Panel("clean input" if noise else "input", large)]
-    for title, heat, fixed in heats:
-        low, high = _ends(heat, *(fixed or (None, None)))
-        laid = overlay(large, heat, alpha=alpha, cmap=cmap, threshold=threshold, low=low, high=high)
-        panels.append(Panel(title, laid, (number(low), number(high))))
-    labels = {"sample": sample, "noise": f"{noise:g}"}
-    labels |= {} if timestep is None else {"timestep": str(timestep)}
-    caption = [f"{key} {value}" for key, value in labels.items()]
-    labels["panels"] = ", ".join(panel.title for panel in panels)
-    return Frame(stack_panels(panels, caption, colours(cmap)), labels=labels)
+    return shown.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _rgb(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def rgb_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give the colours of a picture (y, x[, band]) with 1, 3 or 4 bands, (y, x, 3)."""
     picture = np.asarray(picture)
     bands = 1 if picture.ndim == 2 else picture.shape[-1]
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or bands not in (1, 3, 4) or not picture.size:
@@ -139,17 +89,18 @@ def _rgb(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return picture[:, :, :3]
 
 
-def _ends(heat: NDArray[Any], low: float | None, high: float | None) -> tuple[float, float]:
+def ends_of(heat: NDArray[Any], low: float | None = None, high: float | None = None) -> tuple[float, float]:
+    """Find the ends of the range of values of a map (y, x), where they aren't fixed."""
     heat = np.asarray(heat)
     if heat.ndim != 2 or heat.size == 0 or heat.dtype.kind not in "fiub":
         raise FmxError(f"A heat map is an array (y, x) of real numbers: this is {heat.dtype}, {heat.shape}.")
-    lowest, highest = value_ranges(heat[None], "filter", low, high)
-    return float(lowest[0]), float(highest[0])
+    found = value_ranges(heat[None], "filter", low, high)
+    return float(found.low[0]), float(found.high[0])
 
 
-def _warmth(heat: NDArray[Any], size: tuple[int, int], low: float | None, high: float | None) -> NDArray[np.float32]:
+def warmth_of(heat: NDArray[Any], size: tuple[int, int], low: float | None, high: float | None) -> NDArray[np.float32]:
     """Give the share of the range, 0 to 1, at each pixel of a picture of some width and height."""
-    ends = _ends(heat, low, high)
+    ends = ends_of(heat, low, high)
     share = shares(np.asarray(heat)[None], np.array(ends[:1]), np.array(ends[1:]))[0]
     small = Image.fromarray(np.ascontiguousarray(share, dtype=np.float32))
     large = np.asarray(small.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)

@@ -21,6 +21,7 @@ __all__ = [
     "line_height",
     "middle_ellipsis",
     "number",
+    "number_range",
     "paragraph",
     "plain",
     "text_picture",
@@ -148,3 +149,11 @@ def paragraph(lines: Sequence[str], width: int, size: int, ink: int = INK) -> ND
 def number(value: float) -> str:
     """Write a number in three digits, as on an axis."""
     return f"{value + 0.0:.3g}"
+
+
+def number_range(shown: Sequence[int], count: int) -> str:
+    """Say which of so many channels are shown."""
+    if list(shown) == list(range(shown[0], shown[-1] + 1)):
+        return f"{shown[0]} to {shown[-1]} of {count}" if len(shown) > 1 else f"{shown[0]} of {count}"
+    few = ", ".join(map(str, shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]]))
+    return f"{few} of {count}"

@@ -1,0 +1,182 @@
+"""``fmx render``: pictures of what a store holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmx.cli import options as opt
+from fmx.cli import picking as pick
+
+__all__ = ["render"]
+
+render = typer.Typer(help="Draw what a store holds.", no_args_is_help=True)
+
+LAYOUT = "8x8"
+
+
+@render.command(epilog="Example: fmx render grid acts.zarr --layer layer1 --sample chelsea.png")
+def grid(
+    store: opt.StorePath,
+    layer: pick.Layer = "auto",
+    sample: pick.SampleIds = "0",
+    noise: pick.Noises = "0",
+    timestep: pick.Timesteps = "0",
+    channels: pick.ChannelNumbers = None,
+    order: pick.Order = "index",
+    layout: Annotated[str, typer.Option(help="Rows and columns of a page.")] = LAYOUT,
+    scale: Annotated[int, typer.Option(help="Pixels of the page for one of the map; 1 is the layer's own size.")] = 1,
+    interpolation: pick.Interpolation = "nearest",
+    cmap: pick.Cmap = None,
+    normalisation: pick.Normalisation = "filter",
+    percentiles: pick.Percentiles = "0,100",
+    symmetric: pick.Symmetric = False,
+    equalise: pick.Equalise = "none",
+    gamma: pick.Gamma = 1.0,
+    legend: Annotated[bool, typer.Option(help="Say on the page what it shows.")] = True,
+    output: pick.Out = "out",
+    name: pick.Name = None,
+    overwrite: pick.Overwrite = False,
+) -> None:
+    """Draw a layer's feature maps as pages of 8×8, at the layer's own resolution; a layer without maps as bars."""
+    from fmx.cli.draw import Places, draw_grids, page_layout
+    from fmx.store import open_store
+
+    rows, columns = page_layout(layout)
+    opened = open_store(store)
+    how = pick.tone(percentiles, symmetric, equalise, gamma)
+    chosen = [info.name for info in opened.select(layer)]
+    look = {
+        "rows": rows,
+        "columns": columns,
+        "scale": scale,
+        "interpolation": interpolation,
+        "cmap": pick.colormap(cmap, symmetric),
+        "legend": legend,
+    }
+    places = Places(
+        opened, chosen, pick.samples(opened, sample), pick.noises(opened, noise), pick.timesteps(opened, timestep)
+    )
+    wanted = None if channels is None else pick.numbers("--channels", channels)
+    with pick.folder(opened, output, name, overwrite) as made:
+        ranging = pick.ranging(opened, chosen, normalisation, how)
+        pick.tell(list(draw_grids(places, made, ranging, channels=wanted, order=order, **look)), made)
+
+
+@render.command(epilog="Example: fmx render frames acts.zarr --layer layer1 --channels 0-63 --size 600 --cmap magma")
+def frames(
+    store: opt.StorePath,
+    layer: pick.Layer = "auto",
+    sample: pick.SampleIds = "0",
+    noise: pick.Noises = "0",
+    timestep: pick.Timesteps = "0",
+    channels: pick.ChannelNumbers = None,
+    order: pick.Order = "index",
+    top: Annotated[int | None, typer.Option(help="Draw so many channels of the order only.")] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels of the longer side, or WIDTHxHEIGHT.")] = None,
+    scale: Annotated[int | None, typer.Option(help="Pixels of the picture for one of the map.")] = None,
+    interpolation: pick.Interpolation = "nearest",
+    cmap: pick.Cmap = None,
+    normalisation: pick.Normalisation = "filter",
+    percentiles: pick.Percentiles = "0,100",
+    symmetric: pick.Symmetric = False,
+    equalise: pick.Equalise = "none",
+    gamma: pick.Gamma = 1.0,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Write the values themselves: png16 or tif16 (scale and offset in the file; fmx.render.read_values), "
+            "or tif32 (float32).",
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="Of pictures in colours: png or tif.")] = "png",
+    legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Say on the picture what it shows.")] = False,
+    output: pick.Out = "out",
+    name: pick.Name = None,
+    overwrite: pick.Overwrite = False,
+) -> None:
+    """Draw feature maps, a picture each, at the layer's own resolution or any size; or write their values."""
+    from fmx.cli.draw import Places, draw_frames, picture_size, value_format, write_values
+    from fmx.store import open_store
+
+    opened = open_store(store)
+    how = pick.tone(percentiles, symmetric, equalise, gamma)
+    chosen = [info.name for info in opened.select(layer)]
+    places = Places(
+        opened, chosen, pick.samples(opened, sample), pick.noises(opened, noise), pick.timesteps(opened, timestep)
+    )
+    wanted = None if channels is None else pick.numbers("--channels", channels)
+    if values is not None:
+        form_of_values = value_format(values, size, scale)
+        with pick.folder(opened, output, name, overwrite) as made:
+            pick.tell(list(write_values(places, made, form_of_values, wanted, order, top)), made)
+        return
+    look = {
+        "size": picture_size(size),
+        "scale": scale,
+        "interpolation": interpolation,
+        "cmap": pick.colormap(cmap, symmetric),
+        "legend": legend,
+    }
+    with pick.folder(opened, output, name, overwrite) as made:
+        ranging = pick.ranging(opened, chosen, normalisation, how)
+        drawn = draw_frames(places, made, ranging, form, channels=wanted, order=order, top=top, **look)
+        pick.tell(list(drawn), made)
+
+
+@render.command(epilog="Example: fmx render overlay acts.zarr --layer layer4 --sample 0 --top 9")
+def overlay(
+    store: opt.StorePath,
+    layer: pick.Layer = "auto",
+    sample: pick.SampleIds = "0",
+    channel: Annotated[
+        str | None,
+        typer.Option(help="What to lay over: mean (default) or max over the channels, or numbers; several are summed."),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="Lay so many channels over one picture, each by itself, the highest first.")
+    ] = None,
+    order: Annotated[str, typer.Option(help="Which channels --top takes: see fmx render grid.")] = "max",
+    style: Annotated[
+        str, typer.Option(help="heat: colours; or where the map is high: mask, contour or crop.")
+    ] = "heat",
+    threshold: Annotated[
+        float | None, typer.Option(help="Share of the range that counts as high (default: 0.5; colours: 0).")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Opacity where the map is highest, 0 to 1.")] = 0.6,
+    shared: Annotated[
+        bool, typer.Option("--shared/--each", help="Of many pictures: one range of colours, or each its own.")
+    ] = True,
+    classes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Names of the model's outputs, one a line, to be printed.")
+    ] = None,
+    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "inferno",
+    noise: pick.Noise = 0.0,
+    timestep: pick.Timestep = 0,
+    output: pick.Out = "out",
+    name: pick.Name = None,
+    overwrite: pick.Overwrite = False,
+) -> None:
+    """Lay heat maps over the input: layers on one picture, --top channels on one, or --channel on many pictures."""
+    from fmx.cli.draw import class_names, draw_channel_overlays, draw_overlay, draw_sample_overlays
+    from fmx.errors import FmxError
+    from fmx.store import open_store
+
+    opened = open_store(store)
+    names = pick.samples(opened, sample)
+    if top is not None and (channel is not None or len(names) > 1):
+        raise FmxError("--top draws the highest channels of one sample: leave out --channel, and give one --sample.")
+    look = {"alpha": alpha, "threshold": threshold, "style": style, "cmap": cmap}
+    place = {"noise": noise, "timestep": timestep}
+    with pick.folder(opened, output, name, overwrite) as made:
+        if top is not None:
+            settings = {"order": order, "top": top, "classes": class_names(classes), **place, **look}
+            paths = list(draw_channel_overlays(opened, layer, names[0], made, settings))
+        elif len(names) > 1:
+            settings = {"shared": shared, **place, **look}
+            paths = list(draw_sample_overlays(opened, layer, names, channel or "mean", made, settings))
+        else:
+            paths = [draw_overlay(opened, layer, names[0], channel or "mean", made, place | look)]
+        pick.tell(paths, made)
