@@ -2,9 +2,10 @@
 
 An adapter offers its reference session and candidates that may be faster. On a few samples of the first batch a
 candidate is compared with the reference, layer by layer, and timed; the fastest one that agrees on the whole batch too
-runs everything from then on. What setting an engine up can save has to be more than it costs, so that candidates are
-tried only where the run is long enough for them. What was chosen, and why the others were not, can be read off the
-session and goes into the store.
+runs everything from then on, and its values of that batch are the first that are given. What setting an engine up can
+save has to be more than it costs, so that candidates are tried only where the run is long enough for them, the most
+promising first, next to which others may not be worth a try. What was chosen, and why the others were not, can be read
+off the session and goes into the store.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _OUTLOOKS = {
     "folded": _Outlook(0.8, 2.2),
     "optimised": _Outlook(0.5, 1.5),
     "frozen": _Outlook(0.8, 2.2),
-    "onnxruntime": _Outlook(4.0, 3.0),
+    "onnxruntime": _Outlook(2.0, 3.0),
     "compiled": _Outlook(45.0, 2.6),
 }
 _UNKNOWN = _Outlook(0.5, 2.5)
@@ -138,7 +139,6 @@ class AutoSession:
     reference : callable
         Gives the reference session.
     candidates : sequence of Candidate
-        The likeliest and cheapest first.
     terms : Terms
 
     Attributes
@@ -187,13 +187,12 @@ class AutoSession:
         self._stack.close()
 
     def run(self, batch: Batch) -> Capture:
-        """Run one batch; the first one settles the engine, and its values are the reference's."""
+        """Run one batch; the first one settles the engine, and its values are the engine's."""
         if self._settled:
             return next(self._all_settled([batch]))
-        captured = self._session.run(batch)
+        expected, seconds = self._timed(self._session, batch)
         self._settled = True
-        self._settle(batch, captured)
-        return captured
+        return self._settle(batch, expected, seconds)
 
     def run_all(self, batches: Iterable[Batch]) -> Iterator[Capture]:
         """Run batches one after the other, as the engine that the first one settles does it."""
@@ -216,15 +215,17 @@ class AutoSession:
 
     # -- settling ----------------------------------------------------------------------------------
 
-    def _settle(self, batch: Batch, expected: Capture) -> None:
+    def _settle(self, batch: Batch, expected: Capture, seconds: float) -> Capture:
+        """Choose the engine, and give its values; `expected` are the reference's, which took it so many seconds."""
         few = _first_samples(batch, self._terms.timed_samples)
         share = max(_length(batch) / max(_length(few), 1), 1.0)
-        reference = self._session
-        base = self._seconds(reference, few)
+        reference = self._session.engine
+        # A first run takes longer than others, for which the second one makes up.
+        base = min(seconds / share, self._seconds(self._session, few, runs=1))
         # The reference leaves the user's model first: candidates are copies of it, and want it without hooks.
         self._stack.close()
         found: list[_Best] = []
-        for candidate in self._candidates:
+        for candidate in self._most_promising_first(base * share):
             fastest = min([base, *(best.seconds for best in found)])
             if not self._pays(candidate, base * share, fastest * share):
                 why = f"in {self._batches} batches it can't be expected to save what setting it up costs"
@@ -235,23 +236,35 @@ class AutoSession:
                 if tried.seconds > fastest:
                     # Other work on the machine can make an engine look slow, so that it is looked at twice.
                     tried.seconds = min(tried.seconds, self._seconds(tried.session, few))
-                self.engine_notes.append(f"{candidate.name}: {base / tried.seconds:.2f}× {reference.engine}")
+                self.engine_notes.append(f"{candidate.name}: {base / tried.seconds:.2f}× {reference}")
                 found.append(tried)
                 self._keep_fastest(found, base)
-        self._take_first_that_agrees(found, batch, expected)
         # What they hold on to is not needed any more.
         self._candidates.clear()
+        return self._take_first_that_agrees(found, batch, expected)
 
-    def _seconds(self, session: Session, batch: Batch) -> float:
+    def _seconds(self, session: Session, batch: Batch, runs: int = _TIMED_RUNS) -> float:
         """Time a session that has run once; the best of a few runs, as other work on the machine only adds."""
         taken: list[float] = []
         begun = time.perf_counter()
-        while len(taken) < _TIMED_RUNS and (not taken or time.perf_counter() - begun < _ENOUGH_SECONDS):
-            start, busy = time.perf_counter(), time.process_time()
-            session.run(batch)
-            wall, busy = time.perf_counter() - start, time.process_time() - busy
-            taken.append(min(wall, busy) if self._terms.on_cpu else wall)
+        while len(taken) < runs and (not taken or time.perf_counter() - begun < _ENOUGH_SECONDS):
+            taken.append(self._timed(session, batch)[1])
         return max(min(taken), 1e-9)
+
+    def _timed(self, session: Session, batch: Batch) -> tuple[Capture, float]:
+        start, busy = time.perf_counter(), time.process_time()
+        capture = session.run(batch)
+        wall, busy = time.perf_counter() - start, time.process_time() - busy
+        return capture, min(wall, busy) if self._terms.on_cpu else wall
+
+    def _most_promising_first(self, base: float) -> list[Candidate]:
+        """Order candidates by what they may save in all, where the reference takes so many seconds a batch."""
+
+        def saved(candidate: Candidate) -> float:
+            outlook = _OUTLOOKS.get(candidate.name, _UNKNOWN)
+            return self._batches * base * (1 - 1 / outlook.gain) - outlook.seconds
+
+        return sorted(self._candidates, key=saved, reverse=True)
 
     def _pays(self, candidate: Candidate, base: float, fastest: float) -> bool:
         """Say whether an engine may save more seconds than trying it costs; arguments are seconds a batch."""
@@ -277,18 +290,20 @@ class AutoSession:
         while found and (len(found) > 2 or found[-1].seconds >= base):
             found.pop().stack.close()
 
-    def _take_first_that_agrees(self, found: list[_Best], batch: Batch, expected: Capture) -> None:
+    def _take_first_that_agrees(self, found: list[_Best], batch: Batch, expected: Capture) -> Capture:
         """Take the fastest: what was fast and right on a few samples has to be right on the whole batch."""
         while found:
             best = found.pop(0)
-            if self._agrees(best.candidate, best.session.run(batch), expected):
+            captured = best.session.run(batch)
+            if self._agrees(best.candidate, captured, expected):
                 for other in found:
                     other.stack.close()
                 self._stack, self._running = best.stack, best.session
                 self.engine, self.choice = best.session.engine, best.candidate.name
-                return
+                return captured
             best.stack.close()
         self._use_reference()
+        return expected
 
     def _agrees(self, candidate: Candidate, got: Capture, expected: Capture) -> bool:
         """Compare with as many samples of the reference as there are, and note a difference."""

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 from fmx.adapter import Batch, Capture, Session, run_all
@@ -101,11 +100,14 @@ class _Job:
             feed = stack.enter_context(open_feed(settled, plan.units()))
             batches = iter(feed)
             first = next(batches)
-            plan = _fitted(settled, plan, first, session.run(first.values))
+            captured = session.run(first.values)
+            plan = _fitted(settled, plan, first, captured)
             buffers = buffers_within(settled, plan)
             place = self._create(plan, {"engine": session.engine, "engine_notes": list(session.engine_notes)})
             with UnitWriter(place, buffers=buffers) as writer:
-                _stream(settled, session, writer, chain([first], batches), self.meter, self.stop)
+                begun = [(first, captured)]
+                del first, captured  # which would stay in memory until the end
+                _stream(settled, session, writer, batches, self.meter, self.stop, begun)
         self._finish(place)
 
     def begin_on_cluster(self) -> None:
@@ -242,30 +244,54 @@ def fill_units(
 
 
 def _stream(
-    settled: Settled, session: Session, writer: UnitWriter, batches: Iterable[Fed], meter: Meter, stop: Stop
+    settled: Settled,
+    session: Session,
+    writer: UnitWriter,
+    batches: Iterable[Fed],
+    meter: Meter,
+    stop: Stop,
+    begun: list[tuple[Fed, Capture]] | None = None,
 ) -> None:
     # A unit counts as done once the store's sink has ended it, which therefore comes last.
     sinks: list[Sink] = [ReduceSink(settled, writer.place, meter)] if settled.request.reduce else []
     sinks.append(StoreSink(settled, writer, meter))
     levels = range(len(settled.levels))
-    stream(session, batches, sinks, Course(settled.rows_per_sample, lambda _unit: levels), meter, stop)
+    stream(session, batches, sinks, Course(settled.rows_per_sample, lambda _unit: levels), meter, stop, begun)
 
 
 def stream(
-    session: Session, batches: Iterable[Fed], sinks: Sequence[Sink], course: Course, meter: Meter, stop: Stop
+    session: Session,
+    batches: Iterable[Fed],
+    sinks: Sequence[Sink],
+    course: Course,
+    meter: Meter,
+    stop: Stop,
+    begun: list[tuple[Fed, Capture]] | None = None,
 ) -> None:
-    """Run batches and hand what they give to sinks, until there are no more or `stop` says so before a unit."""
+    """Run batches and hand what they give to sinks, until there are no more or `stop` says so before a unit.
+
+    What was run before, `begun`, comes first; the list is emptied, so that nothing holds on to it.
+    """
     with Handover(sinks, meter, course) as out:
-        for fed in out.stream(_captured(session, batches, course, meter, stop)):
+        for fed in out.stream(_captured(session, batches, course, meter, stop, begun or [])):
             if course.completes(fed):
                 meter.add((fed.rows.stop - fed.rows.start) / course.rows)
 
 
 def _captured(
-    session: Session, batches: Iterable[Fed], course: Course, meter: Meter, stop: Stop
+    session: Session,
+    batches: Iterable[Fed],
+    course: Course,
+    meter: Meter,
+    stop: Stop,
+    done: list[tuple[Fed, Capture]],
 ) -> Iterator[tuple[Fed, Capture]]:
-    """Run batches, as many at once as the session likes, and give each with what it was made of."""
+    """Run batches, as many at once as the session likes, and give each with what it was made of; `done` come first."""
     begun: deque[Fed] = deque()
+    if done and stop():
+        return
+    while done:
+        yield done.pop(0)
 
     def values() -> Iterator[Batch]:
         waiting = filter(course.wants, batches)
