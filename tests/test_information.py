@@ -10,8 +10,8 @@ import pytest
 from small_stores import write_store
 
 from fmx.analyze.information import information
-from fmx.analyze.mutual import binned, cut, entropy, nearest
 from fmx.errors import FmxError
+from fmx.reduce.mutual import binned, cut, entropy, nearest
 
 N = 60
 LABELS = [("cat", "dog", "eel")[i % 3] for i in range(N)]

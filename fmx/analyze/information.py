@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fmx.analyze.channel_values import ChannelValues, channel_values
 from fmx.analyze.labels import groups_of
-from fmx.analyze.mutual import binned, cut, entropy, nearest
 from fmx.analyze.not_finite import check_nan, without_spoiled
 from fmx.analyze.sample_table import SampleTable, tables_of
 from fmx.analyze.samples import check_least, same_samples
 from fmx.errors import FmxError, near_matches
+from fmx.reduce.mutual import binned, cut, entropy, nearest
 from fmx.store import Store
 
 __all__ = ["INFORMATION_ESTIMATORS", "TARGETS", "information"]

@@ -12,18 +12,21 @@ if TYPE_CHECKING:
     from fmx.project.attribution import ATTRIBUTIONS, Attribution, attribute
     from fmx.project.deconvnet import Deconvnet, deconv
     from fmx.project.inputs import Pictures, open_pictures
+    from fmx.project.mutual_information import PIXEL_ESTIMATORS, information
     from fmx.project.occlusion import occlude
     from fmx.project.targets import Wanted
     from fmx.project.top import project_top, stored_pictures
 
 __all__ = [
     "ATTRIBUTIONS",
+    "PIXEL_ESTIMATORS",
     "Attribution",
     "Deconvnet",
     "Pictures",
     "Wanted",
     "attribute",
     "deconv",
+    "information",
     "occlude",
     "open_pictures",
     "project_top",
@@ -37,6 +40,8 @@ _HOMES = {
     "Deconvnet": "deconvnet",
     "Pictures": "inputs",
     "deconv": "deconvnet",
+    "PIXEL_ESTIMATORS": "mutual_information",
+    "information": "mutual_information",
     "occlude": "occlusion",
     "open_pictures": "inputs",
     "project_top": "top",
