@@ -162,6 +162,22 @@ class TestAgainstTheLoop:
             )  # fmt: skip
             np.testing.assert_allclose(alone["value"][0], found["value"][i, [0, 3, 4]], rtol=1e-4, atol=1e-5)
 
+    def test_of_maps_that_all_reach_the_limit_the_fullest_is_the_strongest(self, net, inputs):
+        limited = nn.Sequential(net.stem, Backwards(), nn.Hardtanh(0, 0.1)).eval()
+        found = occlude(
+            fmx.load(limited, input_shape=SHAPE),
+            inputs,
+            patch=10,
+            stride=10,
+            classes="none",
+            layers="2",
+            engine="eager",
+        )
+        with torch.no_grad():
+            totals = limited(torch.from_numpy(inputs)).double().sum((2, 3))
+        np.testing.assert_array_equal(found["number"][:, 0], totals.argmax(1))
+        assert totals.argmax(1).tolist() != [0, 0, 0]
+
     def test_batches_make_no_difference(self, net, inputs):
         model = fmx.load(net, input_shape=SHAPE)
         each = [occlude(model, inputs, patch=8, stride=8, batch_size=n, engine="eager") for n in (1, 5, 100)]
@@ -402,6 +418,13 @@ class TestReal:
         assert 30 < worst["y"].item() < 110 and 50 < worst["x"].item() < 190
         assert lost.max() > 0.3
         assert abs(lost.sel(y=slice(150, None))).max() < 0.05
+
+
+class Backwards(nn.Module):
+    """Gives channels in the opposite order."""
+
+    def forward(self, x):
+        return x.flip(1) * 1.0
 
 
 class ColoursLast(nn.Module):

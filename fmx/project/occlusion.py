@@ -63,7 +63,8 @@ def occlude(
     layers : str or iterable of str
         Layers with feature maps to be mapped, selected as for `fmx.extract`; none if left out.
     channels : "auto", "all", int or sequence of them
-        Feature maps of each layer; ``auto`` is the one with the largest activation in each whole picture.
+        Feature maps of each layer; ``auto`` is the one with the largest activation in each whole picture, of several (a
+        ReLU6 has an upper limit) the one with the largest sum.
     scores : str
         What counts as probability, one of SCORES.
     pictures : PictureOptions, optional

@@ -103,8 +103,7 @@ class OcclusionMaps:
             else:
                 each = _maps(capture[wanted.layer][some], self._layers[wanted.layer])
             if wanted.number is None and places[0] == 0:
-                first = each[0] if wanted.kind == "probability" else each[0].max(axis=1)
-                self._numbers[sample, i] = first.argmax()
+                self._numbers[sample, i] = _strongest(each[0])
             chosen = each[:, self._numbers[sample, i]]
             if wanted.kind != "probability":
                 chosen = chosen.max(axis=1) if wanted.kind == "strongest" else chosen.sum(axis=1, dtype=np.float64)
@@ -165,6 +164,14 @@ class OcclusionMaps:
             coords[dim] = (dim, self._patches.centres(axis), {"units": "pixel", "definition": "centre of the patch"})
         more = {"scores": SCORES.get(self._scores, _GIVEN), "classes": self._classes} if self.wants_classes else {}
         return xr.Dataset(variables, coords=coords, attrs={**settings, **more})
+
+
+def _strongest(each: NDArray[Any]) -> int:
+    """Find the most probable class, or the map with the largest activation; of several the one with the largest sum."""
+    if each.ndim == 1:
+        return int(each.argmax())
+    highest = each.max(axis=1)
+    return int(np.where(highest == highest.max(), each.sum(axis=1, dtype=np.float64), -np.inf).argmax())
 
 
 def _maps(values: NDArray[Any], info: LayerInfo) -> NDArray[Any]:
