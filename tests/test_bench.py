@@ -75,6 +75,6 @@ def test_rates_are_drawn(tmp_path: Path) -> None:
     draw_rates(rows, str(tmp_path / "new" / "rates.svg"))
     text = (tmp_path / "new" / "rates.svg").read_text()
     assert "bare forward" in text
-    assert "<!-- auto -->" in text
-    with pytest.raises(FmxError, match=r"draws \.png, \.svg or \.pdf, not \.doc"):
+    assert ">auto</text>" in text
+    with pytest.raises(FmxError, match=r"as \.png, \.svg or \.pdf, not \.doc"):
         draw_rates(rows, "rates.doc")

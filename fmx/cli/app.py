@@ -12,6 +12,7 @@ from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
 from fmx.cli.maximization import maximize
 from fmx.cli.occlusion import occlude
+from fmx.cli.plots import register_plots
 from fmx.cli.render import render
 from fmx.cli.similarity import register_comparisons
 from fmx.cli.verify import verify
@@ -132,6 +133,7 @@ def info(store: opt.StorePath, json: opt.Json = False) -> None:
 
 register_analyses(app)
 register_comparisons(app)
+register_plots(render)
 
 
 @app.command(epilog="Example: fmx demo -o fmx-demo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +39,10 @@ def bench(
     from fmx.cli.output import print_json, print_table, progress, say
     from fmx.extraction import bench as measure
 
+    if plot is not None:
+        from fmx.render.plots.save import check_format
+
+        check_format(Path(plot).suffix.lower().removeprefix("."))
     opened = load(model, weights=weights, input_shape=opt.shape(input_shape), trust=trust, operators=operators or ())
     sizes = [int(n) for n in opt.numbers("--batch-size", batch_size) or []]
     with progress("timing") as update:

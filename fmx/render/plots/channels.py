@@ -22,6 +22,7 @@ _SHOWN = {"mean": "mean", "std": "std", "max": "largest", "sparsity": "zeros"}
 _WHAT, _COMMAND = "channel statistics", "fmx stats --by channel"
 # Where channels are narrower than a bar can be seen.
 _MOST_BARS = 160
+_MOST_NUMBERED = 12
 
 
 @in_style
@@ -62,7 +63,7 @@ def channel_statistics(
     by = np.arange(len(numbers)) if order == "channel" else np.argsort(-values[order], kind="stable")
     places = numbers if order == "channel" else np.arange(1, len(numbers) + 1)
     page = Page(f"Channels: {layer_title(stats)}" if title is None else title, width, 88)
-    page.note(*facts, f"{len(numbers)} channels", noise_note(stats), lost([stats]))
+    page.note(*facts, f"{len(numbers)} channel{'s' * (len(numbers) != 1)}", noise_note(stats), lost([stats]))
     page.note(*definitions(stats, _SHOWN))
     grid: Any = page.figure.subplots(4, 1, sharex=True)
     missing = ~np.isfinite(values["mean"])
@@ -76,15 +77,17 @@ def channel_statistics(
         axes.yaxis.set_label_coords(-0.09 if width > 120 else -0.2, 0.5)
         axes.scatter(places[missing[by]], np.zeros(missing.sum()), s=8, c=GREY, marker="x", linewidths=0.6, gid="none")
     if missing.any() and not missing.all():
-        page.note(f"×: {missing.sum()} channels without finite values")
+        page.note(f"×: no finite values ({missing.sum()} of {len(missing)} channels)")
     if (constant := int((values["std"] == 0).sum())) > 0:
-        page.note(f"{constant} channels constant")
+        page.note(f"constant: {constant} of {len(numbers)} channels")
     grid[-1].set_xlabel("channel" if order == "channel" else f"rank by {_SHOWN[order]}")
     if not missing.all():
         grid[-1].set_ylim(0, 103)
         grid[-1].set_yticks([0, 50, 100])
         grid[-1].set_xlim(places[0] - 0.9, places[-1] + 0.9)
         grid[-1].xaxis.get_major_locator().set_params(integer=True)
+        if len(places) <= _MOST_NUMBERED:
+            grid[-1].set_xticks(places)
     return page.finish()
 
 

@@ -82,7 +82,7 @@ def model_differences(
         elif name == "layer_relative_l2":
             _distance_axis(axes, compared, width * 0.28)
         else:
-            _correlation_axis(axes, compared, name)
+            _correlation_axis(axes, compared, name, width * 0.28)
     if len(levels) > 1:
         page.legend(
             [Line2D([], [], color=k.colour, marker="o", ls="", mew=0) for k in shown], [f"noise {v}" for v in levels]
@@ -137,8 +137,8 @@ def _distance_axis(axes: Axes, compared: Mapping[str, xr.Dataset], room: float) 
         decades(axes.xaxis, positive, room)
 
 
-def _correlation_axis(axes: Axes, compared: Mapping[str, xr.Dataset], name: str) -> None:
+def _correlation_axis(axes: Axes, compared: Mapping[str, xr.Dataset], name: str, room: float) -> None:
     low = float(_all(compared, name).min(initial=1.0))
     low = min(low, 0.0) if low < 0.5 else min(low, 0.99)
     axes.set_xlim(low - 0.05 * (1 - low), 1 + 0.05 * (1 - low))
-    axes.locator_params(axis="x", nbins=4)
+    axes.locator_params(axis="x", nbins=2 if room < 30 else 4)

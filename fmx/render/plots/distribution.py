@@ -15,7 +15,7 @@ from fmx.errors import FmxError
 from fmx.render.plots.boxes import ABOUT_BOXES, box_values, draw_boxes, from_bins, has_boxes
 from fmx.render.plots.page import WIDTH, Page, name_ticks, say_inside, two_sided
 from fmx.render.plots.parts import groups, layer_title, lost, need, number
-from fmx.render.plots.style import INK, Look, PlotFigure, in_style, looks
+from fmx.render.plots.style import Look, PlotFigure, in_style, looks
 
 __all__ = ["distribution"]
 
@@ -82,10 +82,17 @@ def distribution(
         for axes in (density, share, box):
             say_inside(axes, "no finite values")
         return page.finish()
-    _density(density, counts, edges, shown)
-    _cumulative(share, edges, cdf, shown)
     _boxes(box, hist, stats, named if dim else [], shown, page)
-    _value_axes(density, share, edges[drawn], cdf[drawn], page)
+    same = _constant(counts, edges)
+    if same is None:
+        _density(density, counts, edges, shown)
+        _cumulative(share, edges, cdf, shown)
+        _value_axes(density, share, edges[drawn], cdf[drawn], page)
+    else:
+        for axes in (density, share):
+            say_inside(axes, f"constant: every finite value is {number(same)}", ticks=axes is share)
+        share.set_yticks([])
+        share.set_xlim(same - (abs(same) or 1), same + (abs(same) or 1))
     if dim:
         page.legend([Line2D([], [], color=look.colour, ls=look.line) for look in shown], named)
         empty = [name for name, there in zip(named, drawn, strict=True) if not there]
@@ -97,6 +104,13 @@ def _rows(hist: xr.Dataset, count: int) -> tuple[NDArray[Any], NDArray[Any], NDA
     counts, cdf = (np.asarray(hist[name].values) for name in ("counts", "cdf"))
     edges = np.broadcast_to(np.asarray(hist["edges"].values, np.float64), cdf.shape)
     return counts.reshape(count, -1), edges.reshape(count, -1), cdf.reshape(count, -1)
+
+
+def _constant(counts: NDArray[Any], edges: NDArray[Any]) -> float | None:
+    """Give the value where all are the same, as far as bins can tell: they are next to nothing wide then."""
+    used = counts > 0
+    low, high = float(edges[:, :-1][used].min()), float(edges[:, 1:][used].max())
+    return low if high - low <= 1e-4 * abs(low) or low == high else None
 
 
 def _density(axes: Axes, counts: NDArray[Any], edges: NDArray[Any], shown: Sequence[Look]) -> None:
@@ -146,11 +160,8 @@ def _boxes(
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("activation")
     page.note(ABOUT_BOXES if np.isfinite(values[..., -1]).any() else ABOUT_BOXES.rpartition(",")[0])
-    if stats is None or stats["mean"].ndim:
-        return
-    page.note(f"{100 * float(stats['sparsity']):.3g} % of the values are exactly 0" if "sparsity" in stats else "")
-    if float(stats["min"]) == float(stats["max"]):
-        axes.set_title(f"constant: every value is {number(float(stats['min']))}", color=INK)
+    if stats is not None and "sparsity" in stats and not stats["sparsity"].ndim:
+        page.note(f"{100 * float(stats['sparsity']):.3g} % of the values are exactly 0")
 
 
 def _value_axes(density: Axes, share: Axes, edges: NDArray[Any], cdf: NDArray[Any], page: Page) -> None:

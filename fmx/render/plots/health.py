@@ -51,9 +51,9 @@ def health_summary(
     FmxError
         There is no layer, or the results lack something or are per channel.
     """
-    need_layers(health, _NEEDED, _WHAT, _COMMAND)
     for dataset in health.values():
         need_dims(dataset, "dead", [], _WHAT, _COMMAND)
+    need_layers(health, _NEEDED, _WHAT, _COMMAND)
     some = next(iter(health.values()))
     page = Page(title, width, 0)
     page.note(*facts, noise_note(some))

@@ -17,6 +17,8 @@ from fmx.render.plots.text import definitions
 __all__ = ["layer_comparison"]
 
 _WHAT, _COMMAND = "layers", "fmx stats --quantiles 0.05,0.25,0.5,0.75,0.95"
+# Larger ones would need a power of ten beside the axis.
+_LARGE = 1e4
 _NEEDED = ("q0.05", "q0.25", "median", "q0.75", "q0.95", "mean", "std", "sparsity", "hoyer")
 
 
@@ -46,9 +48,9 @@ def layer_comparison(
     FmxError
         There is no layer, or the results lack something or keep labels apart.
     """
-    need_layers(stats, _NEEDED, _WHAT, _COMMAND)
     for dataset in stats.values():
         need_dims(dataset, "mean", [], _WHAT, _COMMAND)
+    need_layers(stats, _NEEDED, _WHAT, _COMMAND)
     some = next(iter(stats.values()))
     page = Page(title, width, 0)
     page.note(*facts, noise_note(some), lost(stats.values()), ABOUT_BOXES)
@@ -63,8 +65,11 @@ def layer_comparison(
     std = _column(stats, "std")
     spread.scatter(std, places, s=12, color=OKABE_ITO[2], linewidths=0, gid="std")
     positive = std[np.isfinite(std) & (std > 0)]
-    if len(positive) and positive.max() > 50 * positive.min():
-        decades(spread.xaxis, positive, width * 0.15)
+    if len(positive) and (positive.max() > 50 * positive.min() or positive.max() > _LARGE):
+        if (std == 0).any():
+            two_sided(spread.xaxis, float(positive.min()) / 3, 0.0, 3 * float(positive.max()), width * 0.15)
+        else:
+            decades(spread.xaxis, positive, width * 0.15)
     else:
         spread.set_xlim(left=0)
     spread.set_xlabel("std")

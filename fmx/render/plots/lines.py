@@ -51,8 +51,7 @@ def name_lines(page: Page, names: Sequence[str], shown: Sequence[Look], grid: An
         mpl.cm.ScalarMappable(edges, colours), ax=grid, aspect=40, pad=0.015, fraction=0.04, spacing="proportional"
     )
     chosen = list(spread(len(names), int(page.height // 4)))
-    if chosen[-1] != len(names) - 1 and len(names) - 1 - chosen[-1] >= (chosen[1] - chosen[0]) / 2:
-        chosen.append(len(names) - 1)
+    chosen[-1] = len(names) - 1
     shown_names = short_names(names, max(page.width * 0.2, 26.0), 6.5)
     bar.set_ticks(chosen, labels=[plain(shown_names[i]) for i in chosen])
     bar.ax.minorticks_off()

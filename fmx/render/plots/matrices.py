@@ -121,7 +121,7 @@ def dissimilarity_matrix(
     labels = np.array([str(v) for v in rdm["label"].values.tolist()], object) if "label" in rdm.coords else None
     named = labels is not None and any(labels)
     if named and labels is not None:
-        order = np.argsort(labels.astype(str), kind="stable")
+        order = np.argsort(labels, kind="stable")
         values, labels = values[np.ix_(order, order)], labels[order]
     page = Page(f"Dissimilarity of samples: {layer_title(rdm)}" if title is None else title, width, 0)
     metric = str(rdm.attrs.get("metric", "distance"))
@@ -161,7 +161,7 @@ def _finish_matrix(page: Page, axes: Axes, shown: Any, text: str) -> None:
     axes.set_anchor("W")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    bar = page.figure.colorbar(shown, ax=axes, shrink=0.9, aspect=22, pad=0.015)
+    bar = page.figure.colorbar(shown, ax=axes, shrink=0.9, aspect=22, pad=0.015, panchor=False)
     bar.set_label(text)
     bar.locator = MaxNLocator(5)
     bar.outline.set_visible(False)

@@ -9,18 +9,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError
 from fmx.render.plots.style import GREY, MM, SMALL, TEXT, PlotFigure, blank, spread
 from fmx.render.plots.text import line_height, plain, short, short_names, text_width, wrapped
 
-__all__ = ["WIDTH", "Page", "decades", "layer_rows", "name_ticks", "say_inside", "two_sided"]
+__all__ = ["WIDTH", "Page", "check_width", "decades", "layer_rows", "name_ticks", "say_inside", "two_sided"]
 
 WIDTH = 180.0
 _MARGIN = 1.5
 _LEGEND_TEXT = 7.0
-_LEAST_WIDTH = 60.0
+_LEAST_WIDTH, _MOST_WIDTH = 60.0, 500.0
 # Of −10⁻² and the like below an axis, with a gap.
 _POWER_WIDTH = 11.0
 
@@ -36,8 +37,7 @@ class Page:
     """
 
     def __init__(self, title: str, width: float, height: float) -> None:
-        if not _LEAST_WIDTH <= width <= 1000:
-            raise FmxError(f"A plot is 60 to 1000 mm wide, not {width:g}: a column is 85 mm, a page 180 mm.")
+        check_width(width)
         self.title, self.width, self.height = title, width, height
         self.figure: PlotFigure = blank(width, height or width)
         self._legend: list[tuple[Any, str]] = []
@@ -91,7 +91,13 @@ class Page:
         layout: Any = self.figure.get_layout_engine()
         layout.set(rect=(left, foot / total, 1 - 2 * left, self.height / total))
         # How many ticks there are depends on the size of the axes, and that on their labels.
-        self.figure.draw_without_rendering()
+        for _ in range(2):
+            self.figure.draw_without_rendering()
+        # From here on every format, and every time, has things in the same places.
+        self.figure.set_layout_engine("none")
+        for axes in self.figure.axes:
+            # The last bits of what the solver finds are not the same each time.
+            axes.set_position(Bbox(np.round(axes.get_position(original=True).get_points(), 6)))
         return self.figure
 
     def _columns(self, inside: float) -> int:
@@ -134,6 +140,20 @@ def name_ticks(axis: Axis, names: Sequence[str], room: float, *, size: float = 7
     return getattr(chosen, "step", 1)
 
 
+def check_width(width: float) -> None:
+    """Make sure that a width in mm is one that plots can have.
+
+    Raises
+    ------
+    FmxError
+        It is not.
+    """
+    if not _LEAST_WIDTH <= width <= _MOST_WIDTH:
+        raise FmxError(
+            f"Plots are {_LEAST_WIDTH:g} to {_MOST_WIDTH:g} mm wide, not {width:g}: a column has about 85, a page 180."
+        )
+
+
 def decades(axis: Axis, values: NDArray[np.float64], room: float) -> None:
     """Make an axis of some length in mm logarithmic, from one power of ten to another, with names at powers only."""
     low, high = np.log10(float(values.min())), np.log10(float(values.max()))
@@ -167,13 +187,14 @@ def two_sided(axis: Axis, linear: float, low: float, high: float, room: float) -
     getattr(axes, f"set_{axis.axis_name}lim")(low, high)  # type: ignore[attr-defined]
 
 
-def say_inside(axes: Axes, text: str) -> None:
-    """Say in the middle of axes why there is nothing to draw."""
+def say_inside(axes: Axes, text: str, *, ticks: bool = False) -> None:
+    """Say in the middle of axes why there is nothing to draw, with the ticks that others share or without any."""
     axes.text(
         0.5, 0.5, plain(text), transform=axes.transAxes, ha="center", va="center", color=GREY, size=7, gid="empty"
     )
-    axes.set_xticks([])
-    axes.set_yticks([])
+    if not ticks:
+        axes.set_xticks([])
+        axes.set_yticks([])
 
 
 def layer_rows(page: Page, names: Iterable[str], ratios: Sequence[float]) -> list[Axes]:

@@ -44,6 +44,7 @@ def need_dims(dataset: xr.Dataset, name: str, dims: Iterable[str], plot: str, co
     FmxError
         It has others.
     """
+    need(dataset, [name], plot, command)
     own, wanted = {str(dim) for dim in dataset[name].dims}, set(dims)
     if own != wanted:
         told = " and ".join(sorted(own)) or "the whole layer"

@@ -46,9 +46,9 @@ def noise_robustness(
     FmxError
         There is no layer, or the results lack something or are per channel.
     """
-    need_layers(robustness, _SHOWN, _WHAT, _COMMAND)
     for dataset in robustness.values():
         need_dims(dataset, "sqnr", ["noise"], _WHAT, _COMMAND)
+    need_layers(robustness, _SHOWN, _WHAT, _COMMAND)
     some = next(iter(robustness.values()))
     flipped = "flipped" in some
     panels = [*_SHOWN, *(["flipped"] if flipped else [])]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fmx.errors import FmxError, near_matches
+from fmx.errors import FmxError
 from fmx.render.plots.style import encoded
 from fmx.render.sinks import whole_file
 
-__all__ = ["FORMATS", "save_figure"]
+__all__ = ["FORMATS", "check_format", "save_figure"]
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -54,5 +54,5 @@ def check_format(form: str) -> str:
         It is another.
     """
     if form not in FORMATS:
-        raise FmxError(f"Plots are written as .png, .svg or .pdf, not '{form}': {near_matches(form, FORMATS)}")
+        raise FmxError(f"Plots are written as .png, .svg or .pdf, not {f'.{form}' if form else 'without an ending'}.")
     return form

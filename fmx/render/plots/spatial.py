@@ -84,12 +84,15 @@ def _peaks(peaks: xr.Dataset, shape: tuple[int, ...]) -> tuple[NDArray[np.float6
     inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
     found = np.zeros(shape)
     np.add.at(found, (y[inside], x[inside]), 1)
+    if not inside.any():
+        found[:] = np.nan
     ranks = peaks.sizes.get("rank", 1)
     return found, f"peaks: places of the largest value of each channel in its {ranks} strongest samples"
 
 
 def _draw(axes: Axes, values: NDArray[np.float64], text: str, cmap: str, page: Page) -> None:
     axes.set_title(text)
+    axes.set_anchor("W")
     known = values[np.isfinite(values)]
     if not known.size:
         say_inside(axes, "no finite values")
@@ -102,7 +105,7 @@ def _draw(axes: Axes, values: NDArray[np.float64], text: str, cmap: str, page: P
         locator: Any = axis.get_major_locator()
         locator.set_params(integer=True, nbins=4)
     if high > low:
-        bar = page.figure.colorbar(shown, ax=axes, shrink=0.9, aspect=18, pad=0.02)
+        bar = page.figure.colorbar(shown, ax=axes, shrink=0.9, aspect=18, pad=0.02, panchor=False)
         bar.outline.set_visible(False)
         bar.locator = _few()
     else:

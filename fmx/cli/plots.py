@@ -1,0 +1,107 @@
+"""``fmx render plots``: figures of a store's analyses, computed now or saved before."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmx.cli import options as opt
+from fmx.cli import reading as common
+from fmx.errors import FmxError, near_matches
+
+__all__ = ["plots", "register_plots"]
+
+KINDS = {
+    "distribution": "histogram, box and cumulative share",
+    "channels": "mean, std, largest value and zeros of each channel",
+    "spatial": "mean and variance at each position, and where channels peak",
+    "layers": "quantiles, std and sparsity of layers side by side",
+    "robustness": "SQNR, cosine and rank stability against noise",
+    "temporal": "change and autocorrelation over timesteps",
+    "class-sums": "each class's top channels summed up for each sample",
+    "similarity": "how alike layers are (linear CKA)",
+    "rdm": "distances of all pairs of samples",
+    "health": "dead, always-on, saturated and duplicate channels",
+    "differences": "against another store (--other)",
+}
+
+
+def register_plots(render: typer.Typer) -> None:
+    """Add the command to ``fmx render``."""
+    render.command(epilog="Example: fmx render plots acts.zarr --plots layers,robustness --layers layer1,layer4")(plots)
+
+
+def plots(
+    store: opt.StorePath,
+    wanted: Annotated[
+        str,
+        typer.Option("--plots", help=f"What to draw, separated by commas: {', '.join(KINDS)} (default: all it can)."),
+    ] = "",
+    layers: opt.Layers = "all",
+    saved: Annotated[
+        str, typer.Option("--from", metavar="NAME", help="Draw saved results (--save NAME) instead of computing them.")
+    ] = "",
+    by: Annotated[
+        str | None, typer.Option(help="Distributions apart by noise (default), label, or timestep; or whole.")
+    ] = None,
+    channels: Annotated[str, typer.Option(help="Distributions of these channels, such as 0,3,17.")] = "",
+    noise: Annotated[float | None, typer.Option(help="Noise level, one that the store has (default: 0).")] = None,
+    other: Annotated[
+        str | None, typer.Option(metavar="STORE", help="Another store of the same samples, for differences.")
+    ] = None,
+    width: Annotated[float, typer.Option(help="Width in mm: a column has about 85, a page 180.")] = 180.0,
+    form: Annotated[str, typer.Option("--format", help="png, svg or pdf; several, separated by commas.")] = "png",
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = "out",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the folder, below that of the model (default: the time).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of this name.")] = False,
+    allow_partial: common.AllowPartial = False,
+) -> None:
+    """Draw plots for papers: distributions, channels, layers, noise, time, classes, similarity, health.
+
+    They lie in OUTPUT/MODEL/NAME, with an index.csv that says what each of them shows.
+
+    Captions tell the number of samples and what was measured..
+    """
+    from fmx.cli.output import note, say
+    from fmx.cli.plot_jobs import Wanted, computed
+    from fmx.cli.plot_saved import from_saved
+    from fmx.render.folder import PictureFolder
+    from fmx.render.plots.page import check_width
+    from fmx.render.plots.save import check_format, save_figure
+
+    names = opt.words(wanted)
+    for one in names:
+        if one not in KINDS:
+            raise FmxError(f"There is no plot {one}: {near_matches(one, KINDS, most=len(KINDS))}")
+    forms = [check_format(one.lower().removeprefix(".")) for one in opt.words(form)]
+    check_width(width)
+    opened = common.open_for(store, allow_partial=allow_partial)
+    asked = Wanted(
+        opened,
+        layers=layers,
+        by=by,
+        channels=tuple(int(n) for n in opt.numbers("--channels", channels or None) or ()),
+        noise=noise,
+        other=None if other is None else common.open_for(other, allow_partial=allow_partial),
+        width=width,
+        allow_partial=allow_partial,
+    )
+    _ = asked.level  # refuses levels that the store has not
+    model = str(opened.attributes.get("model") or "model")
+    skipped: list[str] = []
+    with PictureFolder(output, model, name, overwrite=overwrite) as folder:
+        drawn = from_saved(asked, opt.words(saved), names) if saved else computed(asked, names, skipped.append)
+        count = 0
+        for figure, labels in drawn:
+            for one in forms or ["png"]:
+                path = folder.path(*labels.values(), suffix=f".{one}")
+                folder.add(save_figure(figure, path), labels)
+                say(str(path))
+                count += 1
+        if not count:
+            raise FmxError(f"Nothing was drawn: {'; '.join(skipped) or 'choose other layers or plots'}.")
+    for text in skipped:
+        note(text)
