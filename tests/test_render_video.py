@@ -110,6 +110,20 @@ class TestFormats:
             assert animation.info["duration"] == 200
 
     @pytest.mark.parametrize("suffix", LOSSLESS)
+    def test_gray_of_16_bits_is_kept(self, tmp_path, rng, suffix):
+        frames = [rng.integers(0, 2**16, (24, 33), dtype=np.uint16) for _ in range(3)]
+        with av.open(str(write_video(tmp_path / f"a{suffix}", frames))) as container:
+            decoded = [f.to_ndarray(format="gray16le") for f in container.decode(video=0)]
+        np.testing.assert_array_equal(decoded, frames)
+
+    def test_gray_of_16_bits_shows_its_upper_8_elsewhere(self, tmp_path, rng):
+        deep = rng.integers(0, 2**16, (24, 33), dtype=np.uint16)
+        ((_, got),) = decode(write_video(tmp_path / "a.gif", [deep]))
+        np.testing.assert_array_equal(got, Frame(deep).rgb())
+        after_colour = decode(write_video(tmp_path / "a.avi", [*noise_frames(rng, 1), deep]))
+        np.testing.assert_array_equal(after_colour[1][1], Frame(deep).rgb())
+
+    @pytest.mark.parametrize("suffix", LOSSLESS)
     def test_gray_is_kept_as_gray(self, tmp_path, rng, suffix):
         with av.open(str(write_video(tmp_path / f"a{suffix}", noise_frames(rng, shape=(24, 33))))) as container:
             assert container.streams.video[0].pix_fmt == "gray"
@@ -205,8 +219,14 @@ class TestErrors:
             write_video(tmp_path / f"a{suffix}", frames)
         assert not list(tmp_path.iterdir())
 
+    def test_gray_of_another_depth(self, tmp_path):
+        with pytest.raises(FmxError, match=r"Frame 1 of a.apng is gray of 16 bits, those before it are gray of 8 bits"):
+            write_video(tmp_path / "a.apng", [np.zeros((24, 33), np.uint8), np.zeros((24, 33), np.uint16)])
+
     def test_colours_after_gray(self, tmp_path, rng):
-        with pytest.raises(FmxError, match=r"Frame 1 of a.avi has colours, those before it are gray"):
+        with pytest.raises(
+            FmxError, match=r"Frame 1 of a.avi is in colour, those before it are gray of 8 bits: give all of them alike"
+        ):
             write_video(tmp_path / "a.avi", [np.zeros((24, 33), np.uint8), *noise_frames(rng, 1)])
 
     @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1001])

@@ -14,17 +14,16 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
+from fmx.render.video_frames import four_bytes, gray_bits, gray_values, indexed
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
 __all__ = ["VIDEO_SUFFIXES", "VideoWriter", "write_video"]
 
-OPAQUE = 255
 BT709, LIMITED_RANGE = 1, 1
 FASTEST, SLOWEST = 1000, Fraction(1, 100)
 
@@ -33,8 +32,8 @@ FASTEST, SLOWEST = 1000, Fraction(1, 100)
 class _Format:
     """How a suffix is written: container, codec and what the codec takes.
 
-    `gray` says that pictures without colour are kept so, `even` that sides must be even, `fastest` how many frames a
-    second readers of the format still show.
+    `grays` are what the codec calls pictures without colour, by the bits of a value, where they are kept so; `even`
+    says that sides must be even, `fastest` how many frames a second readers of the format still show.
     """
 
     container: str
@@ -42,19 +41,19 @@ class _Format:
     pixels: str
     options: Mapping[str, str] = field(default_factory=dict)
     container_options: Mapping[str, str] = field(default_factory=dict)
-    gray: bool = False
+    grays: Mapping[int, str] = field(default_factory=dict)
     even: bool = False
     fastest: int = FASTEST
 
 
 _FORMATS = {
-    ".avi": _Format("avi", "ffv1", "bgr0", gray=True),
+    ".avi": _Format("avi", "ffv1", "bgr0", grays={8: "gray", 16: "gray16le"}),
     ".mp4": _Format("mp4", "libx264", "yuv420p", {"crf": "16"}, {"movflags": "faststart"}, even=True),
     ".webm": _Format(
         "webm", "libvpx-vp9", "yuv420p", {"crf": "20", "b": "0", "row-mt": "1", "deadline": "good", "cpu-used": "4"}
     ),
     ".gif": _Format("gif", "gif", "pal8", fastest=50),
-    ".apng": _Format("apng", "apng", "rgb24", container_options={"plays": "0"}, gray=True),
+    ".apng": _Format("apng", "apng", "rgb24", container_options={"plays": "0"}, grays={8: "gray", 16: "gray16be"}),
 }
 VIDEO_SUFFIXES = tuple(_FORMATS)
 
@@ -71,10 +70,11 @@ def write_video(
     Parameters
     ----------
     path : path
-        The file; its suffix says how it is written. ``.avi``: FFV1, lossless. ``.apng``: lossless. ``.gif``: lossless
-        for frames with a palette or in gray, the 256 nearest colours of each frame otherwise. ``.mp4``: H.264, an odd
-        width or height gets one more column or row, like its last. ``.webm``: VP9. The last two store colour at half
-        the resolution. GIF and APNG repeat for ever.
+        The file; its suffix says how it is written. ``.avi``: FFV1, lossless. ``.apng``: lossless. Both keep gray
+        values of 16 bits, of which the others show the upper 8. ``.gif``: lossless for frames with a palette or in
+        gray, the 256 nearest colours of each frame otherwise. ``.mp4``: H.264, an odd width or height gets one more
+        column or row, like its last. ``.webm``: VP9. The last two store colour at half the resolution. GIF and APNG
+        repeat for ever.
     frames : iterable of Frame, or of arrays of uint8 (y, x) or (y, x, 3)
         All of one size. Taken one by one, as they are encoded.
     fps : float
@@ -167,9 +167,11 @@ class VideoWriter:
                 f"Frame {self.frames} of {self.path.name} is {picture.size[0]}×{picture.size[1]} pixels, those before "
                 f"it are {self._size[0]}×{self._size[1]}: all frames of a film need one size."
             )
-        if self._gray and not _is_gray(picture):
+        if self._gray and gray_bits(picture) != self._gray:
+            what = f"gray of {gray_bits(picture)} bits" if gray_bits(picture) else "in colour"
             raise FmxError(
-                f"Frame {self.frames} of {self.path.name} has colours, those before it are gray: give all as RGB."
+                f"Frame {self.frames} of {self.path.name} is {what}, those before it are gray of {self._gray} bits: "
+                "give all of them alike."
             )
         with self._errors():
             encodable = self._encodable(picture)
@@ -188,10 +190,10 @@ class VideoWriter:
             f"file:{self._unfinished}", "w", format=how.container, options=dict(how.container_options)
         )
         self._size = width, height = first.size
-        self._gray = how.gray and _is_gray(first)
+        self._gray = gray_bits(first) if gray_bits(first) in how.grays else 0
         self._stream = stream = self._container.add_stream(how.codec, rate=self._fps, options=dict(how.options))
         stream.width, stream.height = (width + width % 2, height + height % 2) if how.even else (width, height)
-        stream.pix_fmt = "gray" if self._gray else how.pixels
+        stream.pix_fmt = how.grays.get(self._gray, how.pixels)
         if how.pixels == "yuv420p":
             context = stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -200,13 +202,11 @@ class VideoWriter:
 
     def _encodable(self, picture: Frame) -> VideoFrame:
         """Give a frame in a form that the codec takes."""
-        import av
-
         if self._gray:
-            return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.pixels), format="gray")
+            return gray_values(picture)
         if self._format.pixels == "pal8":
-            return av.VideoFrame.from_ndarray(_indexed(picture), format="pal8")  # type: ignore[arg-type]
-        full = _four_bytes(picture, self._stream.width, self._stream.height)
+            return indexed(picture)
+        full = four_bytes(picture, self._stream.width, self._stream.height)
         if self._format.pixels == "yuv420p":
             return full.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         return full
@@ -245,53 +245,3 @@ class VideoWriter:
             ) from error
         except (OSError, av.FFmpegError) as error:
             raise FmxError(f"{self.path} can't be written: {error.strerror or error}.") from error
-
-
-def _is_gray(picture: Frame) -> bool:
-    return picture.palette is None and picture.pixels.ndim == 2
-
-
-def _palette(picture: Frame) -> NDArray[np.uint8]:
-    if picture.palette is not None:
-        return picture.palette
-    return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-
-
-def _four_bytes(picture: Frame, width: int, height: int) -> VideoFrame:
-    """Write the colours into a frame of blue, green, red and an unused byte, the edges repeated where it is larger.
-
-    Written here, in one go from palette indices: the codec's own conversion from RGB costs as much as a third of FFV1.
-    """
-    import av
-
-    frame = av.VideoFrame(width, height, "bgr0")
-    plane = frame.planes[0]
-    target = np.frombuffer(plane, dtype=np.uint32).reshape(plane.height, plane.line_size // 4)  # type: ignore[call-overload]
-    x, y = picture.size
-    if picture.pixels.ndim == 2:
-        colours = np.full((256, 4), OPAQUE, dtype=np.uint8)
-        colours[:, :3] = _palette(picture)[:, ::-1]
-        np.take(colours.view(np.uint32)[:, 0], picture.pixels, out=target[:y, :x], mode="clip")
-    else:
-        channels = target.view(np.uint8).reshape(*target.shape, 4)[:y, :x]
-        for band in range(3):
-            channels[:, :, 2 - band] = picture.pixels[:, :, band]
-        channels[:, :, 3] = OPAQUE
-    if x < width:
-        target[:y, x:width] = target[:y, x - 1 : x]
-    if y < height:
-        target[y:, :] = target[y - 1, :]
-    return frame
-
-
-def _indexed(picture: Frame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Give palette indices (y, x), and the palette as alpha, red, green and blue (256, 4)."""
-    palette = np.full((256, 4), OPAQUE, dtype=np.uint8)
-    if picture.pixels.ndim == 2:
-        palette[:, 1:] = _palette(picture)
-        return np.ascontiguousarray(picture.pixels), palette
-    # No dithering: its pattern would flicker from frame to frame.
-    nearest = Image.fromarray(np.ascontiguousarray(picture.pixels)).quantize(256, dither=Image.Dither.NONE)
-    colours = np.array(nearest.getpalette(), dtype=np.uint8).reshape(-1, 3)
-    palette[: len(colours), 1:] = colours
-    return np.asarray(nearest), palette
