@@ -13,6 +13,7 @@ from fmx.cli.extraction import extract
 from fmx.cli.maximization import maximize
 from fmx.cli.occlusion import occlude
 from fmx.cli.plots import register_plots
+from fmx.cli.projection import register_projections
 from fmx.cli.render import render
 from fmx.cli.similarity import register_comparisons
 from fmx.cli.verify import verify
@@ -134,6 +135,7 @@ def info(store: opt.StorePath, json: opt.Json = False) -> None:
 register_analyses(app)
 register_comparisons(app)
 register_plots(render)
+register_projections(app)
 
 
 @app.command(epilog="Example: fmx demo -o fmx-demo")
