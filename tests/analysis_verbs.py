@@ -81,9 +81,10 @@ def exported(store):
 
 
 def _summed(file):
-    values = np.load(file, mmap_mode="r")
-    with np.errstate(invalid="ignore", over="ignore"):
-        rows = [(np.isfinite(row).sum(), np.nansum(row[np.isfinite(row)], dtype=np.float64)) for row in values]
+    rows = []
+    for i in range(len(np.load(file, mmap_mode="r"))):
+        row = np.load(file, mmap_mode="r")[i]  # opened anew, so that no more of it stays in memory
+        rows.append((np.isfinite(row).sum(), row[np.isfinite(row)].sum(dtype=np.float64)))
     return xr.Dataset({"finite": ("sample", [n for n, _ in rows]), "sum": ("sample", [s for _, s in rows])})
 
 

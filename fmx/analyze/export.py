@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -256,6 +257,9 @@ class _Npy:
             variable = part[name]
             array[tuple(rows if dim == "sample" else slice(None) for dim in variable.dims)] = variable.values
             array.flush()
+            # What is on the disk need not stay in this process's memory, too.
+            if hasattr(mmap, "MADV_DONTNEED"):
+                array._mmap.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let the files go."""

@@ -87,19 +87,12 @@ def open_for(path: str, *, allow_partial: bool) -> Store:
 
 @contextmanager
 def reading(what: str = "reading") -> Iterator[None]:
-    """Show how many of Dask's tasks are done, on anything over two seconds."""
-    from dask.callbacks import Callback
-
+    """Compute on the cluster that Dask is configured for, if any, and show progress on anything over two seconds."""
     from fmx.cli.output import progress
+    from fmx.cli.watching import cluster, watched
 
-    with progress(what) as update:
-
-        def tell(_key: Any, _result: Any, _graph: Any, state: Any, _worker: Any) -> None:
-            done = len(state["finished"])
-            update(done, done + len(state["running"]) + len(state["ready"]) + len(state["waiting"]))
-
-        with Callback(posttask=tell):
-            yield
+    with cluster() as client, progress(what) as update, watched(client, update):
+        yield
 
 
 def save(store: Store, name: str | None, results: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> None:
