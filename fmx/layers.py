@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
+from html import escape
 
 import numpy as np
 
@@ -61,6 +62,10 @@ class LayerInfo:
         Empty for a layer of plain channels, and for what is inside attention: heads, windows, and tokens by tokens.
         """
         return () if _INSIDE.intersection(self.dims) else self.spatial or self._lengths(("token",))
+
+    def _repr_html_(self) -> str:
+        axes = " × ".join(f"{dim} {n}" for dim, n in zip(self.dims, self.shape, strict=True)) or "a single value"
+        return f"<b>{escape(self.name)}</b> · {escape(self.kind)} · {escape(axes)} · {self.dtype}"
 
     def _lengths(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(n for d, n in zip(self.dims, self.shape, strict=True) if d in wanted)

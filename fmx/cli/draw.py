@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fmx.cli.picking import numbers, place_parts
 from fmx.errors import FmxError, near_matches
-from fmx.render import PictureFolder, grid_frames, overlay_frame, save_values
+from fmx.render import Film, Frame, PictureFolder, grid_frames, overlay_frame, save_values, write_video
 from fmx.render.overlay_sheets import channel_overlays, sample_overlays
 from fmx.render.ranges import Ranging
 from fmx.render.selection import Maps, chosen_channels, has_maps, read_maps
@@ -19,8 +19,10 @@ from fmx.store import Store
 
 __all__ = [
     "Places",
+    "channel_choice",
     "class_names",
     "draw_channel_overlays",
+    "draw_films",
     "draw_frames",
     "draw_grids",
     "draw_overlay",
@@ -116,7 +118,7 @@ def draw_overlay(
     store: Store, layers: str, sample: str, channel: str, folder: PictureFolder, look: Mapping[str, Any]
 ) -> Path:
     """Write one figure with the selected layers over the sample's picture."""
-    frame = overlay_frame(store, layers=layers, sample=sample, channel=_channels(channel), **look)
+    frame = overlay_frame(store, layers=layers, sample=sample, channel=channel_choice(channel), **look)
     return folder.save(frame, "overlay", layers, sample, channel, *place_parts(store, frame.labels), *_styled(look))
 
 
@@ -136,10 +138,36 @@ def draw_sample_overlays(
 ) -> Iterator[Path]:
     """Write figures with chosen channels of each selected layer over many pictures."""
     for layer in layers_with_maps(store, layers):
-        frames = sample_overlays(store, layer=layer, samples=samples, channels=_channels(channel), **look)
+        frames = sample_overlays(store, layer=layer, samples=samples, channels=channel_choice(channel), **look)
         for i, frame in enumerate(frames, start=1):
             parts = ["overlay", layer, f"{len(samples)}-samples", channel, *place_parts(store, frame.labels)]
             yield folder.save(frame, *parts, *_styled(look), f"page{i:03d}")
+
+
+def draw_films(films: Sequence[Film], folder: PictureFolder, form: str, fps: float) -> Iterator[Path]:
+    """Write films, one a layer, each frame as it is drawn."""
+    from fmx.cli.output import progress
+
+    for film in films:
+        several = film.over not in {"channel", "timestep", "noise"}
+        of = f"{len(film.samples)}-samples" if several else film.samples[0]
+        shown = film.view if film.over == "channel" or film.view == "grid" else f"{film.view}-{_shown(film.channel)}"
+        path = folder.path("film", film.layer, of, f"over-{film.over}", shown, suffix=f".{form.lower().lstrip('.')}")
+        with progress(f"filming {film.layer}") as update:
+            write_video(path, _counted(film, update), fps=fps)
+        labels = {"layer": film.layer, "over": film.over, "samples": ", ".join(film.samples), "view": film.view}
+        folder.add(path, labels | {"frames": len(film), "fps": f"{fps:g}"})
+        yield path
+
+
+def _counted(film: Film, update: Callable[[int, int], None]) -> Iterator[Frame]:
+    for i, frame in enumerate(film, start=1):
+        yield frame
+        update(i, len(film))
+
+
+def _shown(channel: str | Sequence[int]) -> str:
+    return channel if isinstance(channel, str) else f"channel{'+'.join(map(str, channel))}"
 
 
 def layers_with_maps(store: Store, layers: str) -> list[str]:
@@ -158,7 +186,8 @@ def class_names(file: str | None) -> list[str]:
         raise FmxError(f"--classes {file} can't be read as text: {error}.") from error
 
 
-def _channels(text: str) -> str | list[int]:
+def channel_choice(text: str) -> str | list[int]:
+    """Read what is taken of the channels: mean, max, or numbers."""
     return text if text in {"mean", "max"} else numbers("--channel", text)
 
 

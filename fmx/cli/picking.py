@@ -44,8 +44,8 @@ Cmap = Annotated[
 Normalisation = Annotated[
     str,
     typer.Option(
-        help="Range of the colours: filter (each map its own), sample, time (a channel over a clip), channel (over all "
-        "samples), layer, global (all chosen layers)."
+        help="Range of the colours: filter (each map its own), sample, time (a channel of a sample over time and "
+        "noise), channel (over all samples), layer, global (all chosen layers)."
     ),
 ]
 Percentiles = Annotated[str, typer.Option(metavar="LOW,HIGH", help="Ends of the range in percent, such as 1,99.")]
@@ -109,6 +109,14 @@ def numbers(option: str, text: str) -> list[int]:
         if not first.isdigit() or (dash and not (last.isdigit() and int(last) >= int(first))):
             raise FmxError(f"{option} takes numbers and runs of them, such as 0-15,31, not '{part}'.")
         found += range(int(first), int(last if dash else first) + 1)
+    return found
+
+
+def channel_list(text: str) -> list[int | str]:
+    """Read channels: numbers, mean and max."""
+    found: list[int | str] = []
+    for part in opt.words(text):
+        found += [part] if part in {"mean", "max"} else numbers("--channel", part)
     return found
 
 

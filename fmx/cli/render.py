@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -180,3 +180,135 @@ def overlay(
         else:
             paths = [draw_overlay(opened, layer, names[0], channel or "mean", made, place | look)]
         pick.tell(paths, made)
+
+
+@render.command(epilog="Example: fmx render video acts.zarr --layer layer2 --over timestep --view overlay --format mp4")
+def video(
+    store: opt.StorePath,
+    layer: pick.Layer = "auto",
+    over: Annotated[
+        str,
+        typer.Option(
+            help="What a frame is: channel, timestep, noise (level), sample, or a label of samples by which these are "
+            "ordered, such as step or epoch (default: timestep of clips, else channel)."
+        ),
+    ] = "",
+    sample: pick.SampleIds = "0",
+    channel: Annotated[
+        str, typer.Option(help="What is shown: mean or max over the channels, or numbers; several are summed.")
+    ] = "mean",
+    view: Annotated[str, typer.Option(help="map, overlay (on the input), or grid of 64 channels.")] = "map",
+    beside: Annotated[bool, typer.Option(help="Show the input beside it.")] = True,
+    channels: Annotated[
+        str | None, typer.Option(help="Channels of a grid or a film over channels, such as 0-63 (default: all).")
+    ] = None,
+    order: pick.Order = "index",
+    noise: pick.Noise = 0.0,
+    timestep: pick.Timestep = 0,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 10,
+    form: Annotated[
+        str, typer.Option("--format", help="avi (FFV1, lossless), mp4 (H.264), webm, gif or apng.")
+    ] = "mp4",
+    size: Annotated[int, typer.Option(help="Pixels of the longer side of the map.")] = 320,
+    interpolation: pick.Interpolation = "nearest",
+    cmap: pick.Cmap = None,
+    normalisation: Annotated[
+        str, typer.Option(help="Range of the colours: film (the same in all frames), or as for fmx render grid.")
+    ] = "",
+    percentiles: pick.Percentiles = "0,100",
+    symmetric: pick.Symmetric = False,
+    equalise: pick.Equalise = "none",
+    gamma: pick.Gamma = 1.0,
+    legend: Annotated[bool, typer.Option(help="Say on every frame what it shows.")] = True,
+    output: pick.Out = "out",
+    name: pick.Name = None,
+    overwrite: pick.Overwrite = False,
+) -> None:
+    """Film a layer: one frame a channel, timestep, noise level or sample, with the input beside it."""
+    from fmx.cli.draw import channel_choice, draw_films, layers_with_maps
+    from fmx.render import Film
+    from fmx.store import open_store
+
+    opened = open_store(store)
+    along = over or ("timestep" if opened.frames > 1 else "channel")
+    several = along not in {"channel", "timestep", "noise"}
+    look: dict[str, Any] = {
+        "over": along,
+        "samples": pick.samples(opened, "all" if several and sample == "0" else sample),
+        "noise": noise,
+        "timestep": timestep,
+        "channel": channel_choice(channel),
+        "channels": None if channels is None else pick.numbers("--channels", channels),
+        "order": order,
+        "view": view,
+        "beside": beside,
+        "normalisation": normalisation,
+        "tone": pick.tone(percentiles, symmetric, equalise, gamma),
+        "size": size,
+        "interpolation": interpolation,
+        "cmap": cmap or ("inferno" if view == "overlay" else pick.colormap(None, symmetric)),
+        "legend": legend,
+    }
+    films = [Film(opened, one, **look) for one in layers_with_maps(opened, layer)]
+    with pick.folder(opened, output, name, overwrite) as made:
+        pick.tell(list(draw_films(films, made, form, fps)), made)
+
+
+@render.command(epilog="Example: fmx render multiples acts.zarr --rows noise --columns layer --noise all --sample 3")
+def multiples(
+    store: opt.StorePath,
+    rows: Annotated[str, typer.Option(help="What differs from row to row: layer, sample, noise, timestep, channel.")],
+    columns: Annotated[str, typer.Option(help="What differs from column to column.")],
+    layer: pick.Layer = "auto",
+    sample: pick.SampleIds = "0",
+    noise: pick.Noises = "all",
+    timestep: pick.Timesteps = "all",
+    channel: Annotated[
+        str, typer.Option(help="Channels such as 0-15,31; or mean, max, of which both may be given.")
+    ] = "mean",
+    size: Annotated[int | None, typer.Option(help="Pixels of the longer side of a map.")] = None,
+    interpolation: pick.Interpolation = "nearest",
+    cmap: pick.Cmap = None,
+    normalisation: Annotated[
+        str,
+        typer.Option(
+            help="Range of the colours: filter (each map its own), time (levels and timesteps of a channel together), "
+            "layer, or all that is shown."
+        ),
+    ] = "time",
+    percentiles: pick.Percentiles = "0,100",
+    symmetric: pick.Symmetric = False,
+    equalise: pick.Equalise = "none",
+    gamma: pick.Gamma = 1.0,
+    output: pick.Out = "out",
+    name: pick.Name = None,
+    overwrite: pick.Overwrite = False,
+) -> None:
+    """Draw small multiples: noise by layer, time by channel, or any two labels as rows and columns of one page."""
+    from fmx.cli.draw import layers_with_maps
+    from fmx.render import multiples as drawn
+    from fmx.store import open_store
+
+    opened = open_store(store)
+    choices: dict[str, list[Any]] = {
+        "layer": layers_with_maps(opened, layer),
+        "sample": pick.samples(opened, sample),
+        "noise": pick.noises(opened, noise),
+        "timestep": pick.timesteps(opened, timestep),
+        "channel": pick.channel_list(channel),
+    }
+    frames = drawn(
+        opened,
+        rows=rows,
+        columns=columns,
+        choices=choices,
+        normalisation=normalisation,
+        tone=pick.tone(percentiles, symmetric, equalise, gamma),
+        size=size,
+        interpolation=interpolation,
+        cmap=pick.colormap(cmap, symmetric),
+    )
+    with pick.folder(opened, output, name, overwrite) as made:
+        fixed = [str(choices[axis][0]) for axis in ("layer", "sample") if axis not in (rows, columns)]
+        parts = [f"{rows}-by-{columns}", *fixed, channel if "channel" not in (rows, columns) else "channels"]
+        pick.tell([made.save(frame, *parts, f"page{i:03d}") for i, frame in enumerate(frames, start=1)], made)

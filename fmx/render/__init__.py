@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fmx.render.film import Film
 from fmx.render.folder import PictureFolder
 from fmx.render.frame import Frame
 from fmx.render.from_store import frames, grid_frames, overlay_frame
 from fmx.render.grid import grid_pages
+from fmx.render.multiples import multiples
 from fmx.render.overlay import overlay
 from fmx.render.overlay_sheets import channel_overlays, sample_overlays
 from fmx.render.panels import overlay_figure
@@ -17,6 +19,7 @@ from fmx.render.values import read_values, save_values, value_frame
 from fmx.render.video import VideoWriter, write_video
 
 __all__ = [
+    "Film",
     "Frame",
     "PictureFolder",
     "Ranging",
@@ -26,6 +29,7 @@ __all__ = [
     "frames",
     "grid_frames",
     "grid_pages",
+    "multiples",
     "overlay",
     "overlay_figure",
     "overlay_frame",

@@ -66,7 +66,7 @@ def grid_frames(
     maps = read_maps(store, layer, store.find_sample(str(sample)), noise, timestep)
     ranging = ranging or Ranging(store, [layer], normalisation, tone)
     shown = chosen_channels(store, maps, channels, order)
-    ranges = ranging.of(layer, maps.sample, noise, maps.values)
+    ranges = ranging.of(layer, maps.sample, maps.values)
     if maps.reduced.startswith("no spatial axes") and ranging.name == "filter":
         # A value is no range: colours then go with the heights of the bars.
         ranges = value_ranges(maps.values, "layer", tone=ranging.tone)

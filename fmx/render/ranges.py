@@ -23,7 +23,7 @@ __all__ = ["LASTING", "NORMALISATIONS", "Ranging", "check_normalisation", "lasti
 NORMALISATIONS = {
     "filter": "each map its own",
     "sample": "all channels of a layer, for one sample, level and timestep",
-    "time": "each channel over all timesteps of the sample",
+    "time": "each channel over all timesteps and noise levels of the sample",
     "channel": "each channel over all samples, levels and timesteps",
     "layer": "all channels, samples, levels and timesteps of a layer",
     "global": "the same over all layers that were chosen",
@@ -75,7 +75,7 @@ def lasting_ranges(store: Store, layers: list[str], normalisation: str, tone: To
 
 
 def sample_ranges(store: Store, array: xr.DataArray, tone: Tone = PLAIN) -> Ranges:
-    """Find the range of each channel over all timesteps of a sample, of an array (timestep, …native), in one read."""
+    """Find the range of each channel over all of a lazy array (noise, timestep, …native) of one sample, in one read."""
     return _read_ranges(store, {"": array}, "channel", tone)[""]
 
 
@@ -102,14 +102,14 @@ class Ranging:
         self.store, self.layers, self.name, self.tone = store, layers, normalisation, tone
         self._found: dict[tuple[object, ...], Ranges] = {}
 
-    def of(self, layer: str, sample: str, noise: float, maps: NDArray[Any]) -> Ranges:
-        """Give the ranges of the maps, (channel, y, x), of a layer for one sample, level and timestep."""
+    def of(self, layer: str, sample: str, maps: NDArray[Any]) -> Ranges:
+        """Give the ranges of the maps, (channel, y, x), of a layer for one sample, at some level and timestep."""
         if self.name in {"filter", "sample"}:
             return value_ranges(maps, "filter" if self.name == "filter" else "layer", tone=self.tone)
         if self.name == "time":
-            key: tuple[object, ...] = (layer, sample, noise)
+            key: tuple[object, ...] = (layer, sample)
             if key not in self._found:
-                array = self.store.activation(layer).sel(sample=sample, noise=noise)
+                array = self.store.activation(layer).sel(sample=sample)
                 # Of the sample before nothing is needed any more.
                 self._found = {key: sample_ranges(self.store, array, self.tone)}
             return self._found[key]

@@ -11,7 +11,7 @@ from PIL import Image
 from fmx.errors import FmxError, near_matches
 from fmx.render.overlay import overlay, rgb_of, warmth_of
 
-__all__ = ["STYLES", "region_box", "region_picture"]
+__all__ = ["STYLES", "fitted", "region_box", "region_picture"]
 
 STYLES = ("heat", "mask", "contour", "crop")
 # What lies outside a mask keeps so much of its brightness.
@@ -79,7 +79,7 @@ def region_picture(
     if style == "contour":
         return _outlined(shown, inside)
     top, bottom, left, right = region_box(inside, warmth)
-    return _fitted(shown[top:bottom, left:right], shown.shape[:2])
+    return fitted(shown[top:bottom, left:right], shown.shape[:2])
 
 
 def region_box(inside: NDArray[np.bool_], warmth: NDArray[np.floating[Any]]) -> tuple[int, int, int, int]:
@@ -90,7 +90,7 @@ def region_box(inside: NDArray[np.bool_], warmth: NDArray[np.floating[Any]]) -> 
         return 0, inside.shape[0], 0, inside.shape[1]
     numbered, _ = label(inside, np.ones((3, 3)))
     highest = np.unravel_index(np.argmax(np.where(inside, warmth, -1)), warmth.shape)
-    rows, columns = find_objects(numbered == numbered[highest])[0]
+    rows, columns = find_objects((numbered == numbered[highest]).astype(np.int8))[0]
     return rows.start, rows.stop, columns.start, columns.stop
 
 
@@ -106,7 +106,7 @@ def _outlined(shown: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np
     return drawn
 
 
-def _fitted(part: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def fitted(part: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Enlarge a part of a picture as far as it fits a size, in the middle of white."""
     factor = min(size[0] / part.shape[0], size[1] / part.shape[1])
     height, width = (max(round(n * factor), 1) for n in part.shape[:2])

@@ -242,12 +242,14 @@ def _ranked(store: Store, maps: Maps, name: str) -> list[int]:
     if "label" in listed.dims:
         labels = store.tree.to_dataset()["label"]
         label = str(labels.values[store.samples.index(maps.sample)])
-        if label not in listed["label"].values.astype(str):
+        there = [str(one) for one in listed["label"].values]
+        if label not in there:
             raise FmxError(f"The ranking {name} has no class {label}, which {maps.sample} is of: take another order.")
-        listed = listed.isel(label=list(listed["label"].values.astype(str)).index(label))
+        listed = listed.isel(label=there.index(label))
     if "sample" in listed.dims:
-        if maps.sample not in listed["sample"].values:
+        there = [str(one) for one in listed["sample"].values]
+        if maps.sample not in there:
             raise FmxError(f"The ranking {name} has no sample {maps.sample}: take another order.")
-        listed = listed.sel(sample=maps.sample)
+        listed = listed.isel(sample=there.index(maps.sample))
     (ranked,) = store.compute(listed)
     return positions(maps, [int(c) for c in ranked.values if c >= 0])

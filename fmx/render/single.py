@@ -25,7 +25,7 @@ NARROWEST = 200
 SPANS = {
     "filter": "range of this map",
     "sample": "range of all channels of the sample",
-    "time": "range over time",
+    "time": "range over time and noise",
     "channel": "range over all samples",
     "layer": "range of the layer over all samples",
     "global": "range of all layers over all samples",
@@ -78,7 +78,7 @@ def map_frames(
     shape = map_size(maps.values.shape[1:], size, scale)
     grayscale = cmap in GRAYS and not legend
     palette = page_palette(cmap) if legend else None if grayscale else colours(cmap)
-    ranges = ranging.of(maps.layer, maps.sample, maps.noise, maps.values)
+    ranges = ranging.of(maps.layer, maps.sample, maps.values)
     unusual = find_unusual(maps.values[list(channels)])
     for place, channel in enumerate(channels):
         one, own = maps.values[channel : channel + 1], ranges[channel : channel + 1]

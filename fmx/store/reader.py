@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,9 @@ from fmx.store.places import Place, place_of
 from fmx.store.schema import FORMAT, FORMAT_KEY, LEADING_DIMS, layer_key
 
 __all__ = ["Store", "open_store"]
+
+# Layers that a notebook shows of a store.
+MOST_LISTED = 60
 
 X = TypeVar("X", xr.Dataset, xr.DataArray)
 
@@ -46,6 +50,28 @@ class Store:
         return (
             f"<fmx store {self.path}: {len(self.layers)} layers, {size.get('sample', 0)} samples, "
             f"{size.get('noise', 0)} noise levels, {self.attributes['completeness']}>"
+        )
+
+    def _repr_html_(self) -> str:
+        levels = ", ".join(f"{v:g}" for v in self.tree.to_dataset()["noise"].values)
+        facts = {
+            "model": self.attributes.get("model", ""),
+            "samples": f"{len(self.samples)} ({self.attributes['completeness']})",
+            "noise": levels,
+            "timesteps": self.frames,
+        }
+        said = " · ".join(f"{key} <b>{escape(str(value))}</b>" for key, value in facts.items())
+        rows = "".join(
+            f"<tr><td>{escape(i.name)}</td><td>{escape(i.kind)}</td><td>{escape(' '.join(i.dims))}</td>"
+            f"<td>{'×'.join(map(str, i.shape))}</td><td>{i.dtype}</td></tr>"
+            for i in self.layers[:MOST_LISTED]
+        )
+        more = len(self.layers) - MOST_LISTED
+        rest = f'<tr><td colspan="5">… {more} more layers</td></tr>' if more > 0 else ""
+        heads = "".join(f"<th>{name}</th>" for name in ("layer", "kind", "dims", "shape", "dtype"))
+        return (
+            f"<div><b>fmx store</b> {escape(str(self.path))}<br>{said}"
+            f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}{rest}</tbody></table></div>"
         )
 
     @property
