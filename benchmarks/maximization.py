@@ -3,8 +3,8 @@
     python benchmarks/maximization.py speed [--real ../shared/real] [--steps 128]
     python benchmarks/maximization.py photographs [--real ../shared/real] [--channels 16]
 
-Both contenders of `speed` run by turns, in one process, with the same layer, channels, steps and threads. Real weights are
-used where the folder of real models is, random ones elsewhere. torch-lucent needs an old kornia: pip install
+The contenders of `speed` run by turns, in one process, with the same layer, channels, steps and threads. Real weights
+are used where the folder of real models is, random ones elsewhere. torch-lucent needs an old kornia: pip install
 torch-lucent "kornia<=0.4.1".
 """
 
@@ -130,12 +130,11 @@ def photographs(real: Path, count: int, steps: int) -> None:
 
     net = network(real)
     model = fmx.load(network(real), input_shape=(3, 224, 224))
-    groups = _pictures(real)
+    groups = pictures(real)
     print(f"SqueezeNet 1.1, {steps} steps, 128 px; activation: mean of the channel over its map")
-    print(
-        f"{'layer':12}{'channels':>9}{'live':>6}{'beat CIFAR':>12}{'beat photos':>13}{'beat all':>10}{'median ratio':>14}"
-    )
-    total = np.zeros(3, int)
+    headings = ("channels", "live", "beat CIFAR", "beat photos", "beat all", "median ratio")
+    print(f"{'layer':12}" + "".join(f"{text:>13}" for text in headings))
+    total = np.zeros(2, int)
     for layer in ("features.3", "features.6", "features.9", "features.12"):
         best = {name: np.max([means(net, layer, p).max(0) for p in some], 0) for name, some in groups.items()}
         channels = np.linspace(0, len(best["cifar"]) - 1, count).round().astype(int)
@@ -148,18 +147,16 @@ def photographs(real: Path, count: int, steps: int) -> None:
         wins = {name: (reached > value[channels])[live].sum() for name, value in best.items()}
         both = int((reached > strongest)[live].sum())
         ratio = float(np.median(reached[live] / strongest[live]))
-        total += (live.sum(), both, 0)
-        lost = [
-            f"{c} ({r:.3g} < {s:.3g})" for c, r, s in zip(channels, reached, strongest, strict=True) if r <= s and s > 0
-        ]
-        print(
-            f"{layer:12}{count:9}{live.sum():6}{wins['cifar']:12}{wins['photographs']:13}{both:10}{ratio:14.2f}"
-            + (f"  not: {', '.join(lost)}" if lost else "")
-        )
+        total += (live.sum(), both)
+        counts = (count, live.sum(), wins["cifar"], wins["photographs"], both)
+        print(f"{layer:12}" + "".join(f"{n:13}" for n in counts) + f"{ratio:13.2f}")
+        for c, own, other in zip(channels, reached, strongest, strict=True):
+            if other > 0 and own <= other:
+                print(f"    channel {c}: {own:.3g}, and a picture {other:.3g}")
     print(f"{total[1]} of {total[0]} live channels ({100 * total[1] / total[0]:.1f} %) beat every picture")
 
 
-def _pictures(real: Path) -> dict[str, list[np.ndarray]]:
+def pictures(real: Path) -> dict[str, list[np.ndarray]]:
     """Read the CIFAR pictures, enlarged to 128 px, and the photographs, cut to 224 px and as small as 128 px."""
     from fmx.data import Preprocess, open_source
 

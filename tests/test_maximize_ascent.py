@@ -158,35 +158,38 @@ def test_penalties_make_pictures_smoother(model: Any) -> None:
 
 
 class Shy(nn.Module):
-    """Channels: 0 answers to red above 0.75 only, 1 never, 2 always."""
+    """Channels: 0 answers to red above 0.75 only, 1 never, 2 always, 3 above 0.55 with no ReLU to be seen."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
+        self.conv = nn.Conv2d(3, 4, 1)
         self.relu = nn.ReLU()
         with torch.no_grad():
             self.conv.weight.zero_()
-            self.conv.weight[:, 0] = torch.tensor([10.0, 10.0, 1.0])[:, None, None]
-            self.conv.bias.copy_(torch.tensor([-7.5, -1e4, 0.0]))
+            self.conv.weight[:, 0] = torch.tensor([10.0, 10.0, 1.0, 10.0])[:, None, None]
+            self.conv.bias.copy_(torch.tensor([-7.5, -1e4, 0.0, -5.5]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.conv(x))
+        y = self.conv(x)
+        return torch.cat([self.relu(y[:, :3]), y[:, 3:] * (y[:, 3:] > 0)], 1)
 
 
-def test_what_stays_at_0_is_begun_anew_and_what_never_moves_is_said_to() -> None:
+def test_what_stays_at_0_is_pushed_or_begun_anew_and_what_never_moves_is_said_to() -> None:
     model = fmx.load(Shy().eval(), input_shape=(3, 16, 16))
-    found = maximize(model, "relu", [0, 1, 2], steps=60, rate=0.2, preprocess=RAW)["relu"]
-    assert found["status"].values.tolist() == ["ok", "flat", "ok"]
-    assert found["restarts"].values[0] >= 1
-    assert found["restarts"].values[1:].tolist() == [3, 0]
-    assert found["activation"].values[0] > 0
-    assert found["activation"].values[1] == 0
-    assert np.isfinite(found["curve"].values[[0, 2]]).all()
+    settings: dict[str, Any] = {"steps": 60, "rate": 0.2, "preprocess": RAW}
+    found = maximize(model, "cat", [0, 1, 2, 3], **settings)["cat"]
+    # What leaky ReLUs push needs no other noise; what hides its ReLU does.
+    assert found["status"].values.tolist() == ["ok", "flat", "ok", "ok"]
+    assert found["restarts"].values[:3].tolist() == [0, 3, 0]
+    assert 1 <= found["restarts"].values[3] <= 3
+    assert (found["activation"].values > 0).tolist() == [True, False, True, True]
+    assert found["curve"].values[0, 0] == 0
+    assert np.isfinite(found["curve"].values[[0, 2, 3]]).all()
     assert np.isnan(found["curve"].values[1, -1])
-    alone = maximize(model, "relu", [0], steps=60, rate=0.2, preprocess=RAW)["relu"]
-    assert alone["restarts"].values[0] == found["restarts"].values[0]
-    np.testing.assert_allclose(alone["activation"].values, found["activation"].values[:1], rtol=1e-3)
-    none = maximize(model, "relu", [0], steps=60, rate=0.2, preprocess=RAW, restarts=0)["relu"]
+    alone = maximize(model, "cat", [3], **settings)["cat"]
+    assert alone["restarts"].values[0] == found["restarts"].values[3]
+    np.testing.assert_allclose(alone["activation"].values, found["activation"].values[3:], rtol=1e-3)
+    none = maximize(model, "cat", [3], **settings, restarts=0)["cat"]
     assert none["status"].values.tolist() == ["flat"]
 
 

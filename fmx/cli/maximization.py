@@ -109,11 +109,13 @@ def maximize(
     Run the same command again to go on after an interruption.
     """
     from fmx.adapter import load
-    from fmx.cli.maximized import Drawing, check_film, draw, rows_of, said_of
+    from fmx.cli.maximized import Drawing, check_film, check_store, draw, rows_of, said_of
     from fmx.cli.output import note, progress
     from fmx.cli.reading import show
     from fmx.maximize import maximize as compute
 
+    if store is not None:
+        check_store(store)
     if film is not None:
         check_film(film, overwrite=overwrite)
         every = every or 4

@@ -17,8 +17,9 @@ from fmx.errors import FmxError
 from fmx.render import Frame, PictureFolder, write_video
 from fmx.render.sheet import picture_sheet
 from fmx.render.video import VIDEO_SUFFIXES
+from fmx.store import is_fmx_store
 
-__all__ = ["Drawing", "check_film", "draw", "rows_of", "said_of", "shown_pixels"]
+__all__ = ["Drawing", "check_film", "check_store", "draw", "rows_of", "said_of", "shown_pixels"]
 
 # Pictures on one sheet.
 _PAGE = 64
@@ -58,6 +59,17 @@ class Drawing:
         if self.folder.place.exists() and not self.overwrite:
             raise FmxError(f"{self.folder.place} is already there: choose another --name, or add --overwrite.")
         self.results = self.folder.place.parent / "results"
+
+
+def check_store(path: str) -> None:
+    """Refuse a store that is not there.
+
+    Raises
+    ------
+    FmxError
+    """
+    if not is_fmx_store(path):
+        raise FmxError(f"{path} is no store: make one with fmx extract, or leave --store out.")
 
 
 def check_film(path: str, *, overwrite: bool) -> None:

@@ -20,7 +20,7 @@ __all__ = ["ASCENDED", "FLAT", "NOT_FINITE", "Ascent", "Group"]
 ASCENDED, FLAT, NOT_FINITE = "ok", "flat", "not finite"
 
 # Steps without any change of the objective after which a picture counts as stuck.
-PATIENCE = 16
+PATIENCE = 32
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
@@ -41,7 +41,7 @@ class Group:
 
 @dataclass
 class Ascent:
-    """Pictures on their way up, by Adam (Kingma and Ba 2015).
+    """Pictures on their way up.
 
     Attributes
     ----------
@@ -77,8 +77,7 @@ class Ascent:
         self.draws = [draw for group in self.groups for draw in group.draws]
         self.numbers = self.numbers.to(self.network.device)
         self.status = [ASCENDED] * len(self.draws)
-        # What is begun anew did not move before: it is pushed for a while.
-        self._pushed = self.draws[0].attempt > 0
+        self._pushed = torch.zeros(len(self.draws), dtype=torch.bool)
         self._moving = torch.ones(len(self.draws), dtype=torch.bool)
         self._generators = [draw.generator("transforms") for draw in self.draws]
 
@@ -87,7 +86,7 @@ class Ascent:
 
         Adam's moments begin anew with each call.
         """
-        first, second, age = torch.zeros_like(self.numbers), torch.zeros_like(self.numbers), 0
+        adam = _Adam(self.numbers)
         before = self.numbers
         for step in range(1, steps + 1):
             if not self._moving.any():
@@ -100,21 +99,24 @@ class Ascent:
             reached[~self._moving] = torch.nan
             self.curve.append(reached)
             before = self.numbers
-            age += 1
-            moving = self._moving.to(gradient.device).reshape(-1, *[1] * (gradient.dim() - 1))
-            gradient = torch.where(moving, gradient, 0)
-            first.lerp_(gradient, 1 - _BETAS[0])
-            second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-            size = (second / (1 - _BETAS[1] ** age)).sqrt_().add_(_EPSILON)
-            update = first / size * (self.rate / (1 - _BETAS[0] ** age))
-            self.numbers = torch.where(moving, self.numbers + update, self.numbers)
-            if self._pushed and len(self.curve) == PATIENCE:
-                # Redirected gradients are of another size: what Adam learnt from them would hold it back.
-                first, second, age = torch.zeros_like(first), torch.zeros_like(second), 0
-            if len(self.curve) == (2 * PATIENCE if self._pushed else PATIENCE):
+            self._push(gradient, adam)
+            self.numbers = self.numbers + self.rate * adam.step(gradient, self._moving)
+            if len(self.curve) == PATIENCE:
                 known = torch.stack(self.curve)
                 self._stop(self._moving & (known == known[0]).all(0), FLAT, self.numbers)
             self._told(watch, step)
+
+    def _push(self, gradient: Tensor, adam: _Adam) -> None:
+        """Give pictures without any gradient that of leaky ReLUs, as a channel that is off has no other.
+
+        It is of another size: what Adam has learnt from the one is forgotten with the other.
+        """
+        still = self._moving & (gradient.flatten(1) == 0).all(1).cpu()
+        adam.forget(still != self._pushed)
+        self._pushed = still
+        if still.any():
+            gradient[still] = self._gradient(only=still)[1][still]
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
 
     def _told(self, watch: Callable[[int, Ascent], None] | None, step: int) -> None:
         if watch is not None:
@@ -128,24 +130,28 @@ class Ascent:
                 self.numbers[i] = numbers[i]
             self._moving[i] = False
 
-    def _gradient(self) -> tuple[Tensor, Tensor]:
-        """Give the objectives (picture,) and the gradient of each picture's with respect to its numbers."""
+    def _gradient(self, only: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Give the objectives (picture,) and the gradient of each picture's with respect to its numbers.
+
+        With `only`, of some pictures, through leaky ReLUs, and under the transforms of the last time.
+        """
         height, width = self.image.picture(self.numbers[:1]).shape[2:]
-        redirect = self._pushed and len(self.curve) < PATIENCE
         transforms = self.transforms.for_size(height, width)
-        maps = [transforms.draw(generator) for generator in self._generators]
+        if only is None:
+            self._maps = [transforms.draw(generator) for generator in self._generators]
+        wanted_rows = self._moving if only is None else only
         reached = torch.full((len(self.draws),), torch.nan)
         gradient = torch.zeros_like(self.numbers)
-        for groups, rows in self._passes(transforms.window(height, width)):
+        for groups, rows in self._passes(transforms.window(height, width), wanted_rows):
             numbers = self.numbers[rows].detach().requires_grad_()
             pictures = self.image.picture(numbers)
-            looked = transforms.apply(pictures, [maps[i] for i in rows])
-            objective = measured(self.network, groups, looked, redirect=redirect)
+            looked = transforms.apply(pictures, [self._maps[i] for i in rows])
+            objective = measured(self.network, groups, looked, leaky=only is not None)
             wanted = objective
             penalty = self.penalties(pictures)
             if penalty is not None:
                 wanted = wanted - penalty
-            if self.keep_alpha:
+            if self.keep_alpha and only is None:
                 gradient[rows], on_pixels = torch.autograd.grad(wanted.sum(), [numbers, pictures])
                 self._add_alpha(rows, on_pixels)
             else:
@@ -158,13 +164,13 @@ class Ascent:
             self.alpha = torch.zeros(len(self.draws), *gradient.shape[2:], device=gradient.device)
         self.alpha[rows] += gradient.abs().mean(1)
 
-    def _passes(self, window: tuple[int, int]) -> list[tuple[list[Group], list[int]]]:
-        """Split into passes that fit into memory, of whole groups, without those that have stopped."""
+    def _passes(self, window: tuple[int, int], wanted: Tensor) -> list[tuple[list[Group], list[int]]]:
+        """Split the wanted pictures into passes that fit into memory, those of a group together."""
         most = max(self.pass_pixels // (window[0] * window[1]), 1)
         passes: list[tuple[list[Group], list[int]]] = []
         start = 0
         for group in self.groups:
-            rows = [i for i in range(start, start + len(group.draws)) if self._moving[i]]
+            rows = [i for i in range(start, start + len(group.draws)) if wanted[i]]
             start += len(group.draws)
             if not rows:
                 continue
@@ -176,9 +182,35 @@ class Ascent:
         return passes
 
 
-def measured(network: Network, groups: Sequence[Group], pictures: Tensor, *, redirect: bool = False) -> Tensor:
+class _Adam:
+    """Adam (Kingma and Ba 2015), whose pictures each have an age of their own."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.first, self.second = torch.zeros_like(numbers), torch.zeros_like(numbers)
+        self.age = torch.zeros(len(numbers), device=numbers.device)
+
+    def forget(self, which: Tensor) -> None:
+        """Begin anew for some pictures."""
+        if which.any():
+            for state in (self.first, self.second, self.age):
+                state[which.to(state.device)] = 0
+
+    def step(self, gradient: Tensor, moving: Tensor) -> Tensor:
+        """Take gradients (picture, …) in, and give the steps upwards for a rate of 1, none for pictures at rest."""
+        shape = (-1, *[1] * (gradient.dim() - 1))
+        goes = moving.to(gradient.device).reshape(shape)
+        gradient = torch.where(goes, gradient, 0)
+        self.age += 1
+        self.first.lerp_(gradient, 1 - _BETAS[0])
+        self.second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+        scale_first, scale_second = (1 / (1 - beta**self.age).reshape(shape) for beta in _BETAS)
+        size = (self.second * scale_second).sqrt_().add_(_EPSILON)
+        return torch.where(goes, self.first * scale_first / size, 0)
+
+
+def measured(network: Network, groups: Sequence[Group], pictures: Tensor, *, leaky: bool = False) -> Tensor:
     """Give the objective of each picture, (picture,); the groups' pictures follow each other."""
-    values = network.values(pictures, redirect=redirect)
+    values = network.values(pictures, leaky=leaky)
     found, start = [], 0
     for group in groups:
         rows = slice(start, start + len(group.draws))

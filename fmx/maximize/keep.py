@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 import xarray as xr
@@ -78,10 +79,10 @@ class FolderKeep:
         if not file.is_file():
             return None
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 about = json.loads(str(arrays["about"]))
                 found = {name: (about["dims"][name], arrays[name]) for name in about["dims"]}
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
             raise StoreError(f"{file} can't be read: {error}; move it away to begin anew.") from None
         data = {name: value for name, value in found.items() if name not in about["coords"]}
         made = xr.Dataset(data, {name: found[name] for name in about["coords"]}, about["attributes"])

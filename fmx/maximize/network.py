@@ -41,6 +41,9 @@ def picture_preprocess(model: Model) -> Preprocess:
         return Preprocess(crop=(sizes["H"], sizes["W"]), channels=sizes["C"], layout=layout, source="assumed")
 
 
+_LEAK = 0.1
+
+
 @dataclass(frozen=True)
 class _Way:
     """How pictures of a size are given to a model: resized or not, all at once or one by one."""
@@ -97,27 +100,24 @@ class Network:
         return module.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
 
     @cached_property
-    def _redirected(self) -> Any:
-        """The network with another backward rule: what would raise a ReLU that is off gets through.
+    def _leaky(self) -> Any:
+        """The network with the gradients of leaky ReLUs, so that a channel that noise does not excite has one."""
+        return self._ready(self._model.torch_module(relu=_leaky_gradient))
 
-        Without it a channel that noise never excites has no gradient (Lucid's redirected ReLU gradients).
-        """
-        return self._ready(self._model.torch_module(relu=_redirect))
-
-    def values(self, pictures: Tensor, *, redirect: bool = False) -> dict[str, Tensor]:
+    def values(self, pictures: Tensor, *, leaky: bool = False) -> dict[str, Tensor]:
         """Give values of layers, (picture, channel, …position), and of the output if it is wanted.
 
         Parameters
         ----------
         pictures : tensor (picture, band, y, x)
             Pixels from 0 to 1.
-        redirect : bool
-            Let gradients through ReLUs that are off where they would raise them; the values stay what they are.
+        leaky : bool
+            Let a tenth of gradients through ReLUs that are off; the values stay what they are.
         """
         size = (pictures.shape[2], pictures.shape[3])
         if size not in self._ways:
             self.fit(*size)
-        return self._values(pictures, self._ways[size], self._redirected if redirect else self.module)
+        return self._values(pictures, self._ways[size], self._leaky if leaky else self.module)
 
     def _values(self, pictures: Tensor, way: _Way, module: Any) -> dict[str, Tensor]:
         x = self._input(pictures, way)
@@ -195,9 +195,9 @@ class Network:
         return "its last operations" if passed else "its first operation"
 
 
-def _redirect(gradient: Tensor, x: Tensor) -> Tensor:
-    """Pass what a ReLU passes, and where it is off what would raise it."""
-    return torch.where(x > 0, gradient, gradient.clamp_min(0))
+def _leaky_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Give the gradient of a leaky ReLU."""
+    return torch.where(x > 0, gradient, _LEAK * gradient)
 
 
 def _device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ class Transforms:
     """What is done to a picture before the network sees it, at random in each step.
 
     The defaults are Lucid's: a border of mid-grey, a shift, a scale, a turn about the middle, and another shift. The
-    network sees a window as large as the picture and its border less what shifts take away.
+    network sees a window as large as the picture and its border less what shifts take away; the border is as wide as
+    shifts can take away, so that the window is as large as the picture.
 
     Attributes
     ----------
@@ -38,7 +39,7 @@ class Transforms:
         Pixels by which it is shifted at most, after all.
     """
 
-    pad: int = 12
+    pad: int = 6
     jitter: int = 8
     scale: tuple[float, float] = (0.9, 1.1)
     rotate: float = 10.0
@@ -52,8 +53,8 @@ class Transforms:
     def for_size(self, height: int, width: int) -> Transforms:
         """Shrink border and shifts for pictures below 128 pixels, in proportion."""
         share = min(1.0, min(height, width) / 128)
-        pixels = {name: round(getattr(self, name) * share) for name in ("pad", "jitter", "jitter_after")}
-        return Transforms(scale=self.scale, rotate=self.rotate, **pixels)
+        pixels = {name: 2 * round(getattr(self, name) * share / 2) for name in ("jitter", "jitter_after")}
+        return replace(self, pad=round(self.pad * share), **pixels) if share < 1 else self
 
     @property
     def identity(self) -> bool:
