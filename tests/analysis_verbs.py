@@ -47,6 +47,7 @@ TABLES = {
     "similarity": lambda store, **more: together(similarity(store, **more)),
     "rbf": lambda store, **more: together(similarity(store, method="cka-rbf", estimator="biased", **more)),
     "minibatch": lambda store, **more: together(similarity(store, estimator="minibatch", batch=4, **more)),
+    "nystrom": lambda store, **more: together(similarity(store, estimator="nystrom", landmarks=6, **more)),
     "svcca": lambda store, **more: together(similarity(store, method="svcca", **more)),
     "pwcca": lambda store, **more: together(similarity(store, method="pwcca", **more)),
     "rsa": lambda store, **more: together(similarity(store, method="rsa", **more)),
@@ -59,7 +60,7 @@ TABLES = {
 # Those that let values that are not finite be kept.
 KEEPING = [
     "stats", "hist", "aggregate", "rank", "class_profile", "class_sums", "robustness", "temporal", "exact", "compare",
-    "similarity", "rbf", "minibatch", "svcca", "pwcca", "rsa", "information",
+    "similarity", "rbf", "minibatch", "nystrom", "svcca", "pwcca", "rsa", "information",
 ]  # fmt: skip
 
 

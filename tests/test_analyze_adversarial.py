@@ -135,7 +135,7 @@ def test_the_other_verbs_know_both_ways_too(verb, made):
         VERBS[verb](store, nan="drop")
 
 
-@pytest.mark.parametrize("verb", ["similarity", "rbf", "minibatch", "svcca", "rsa"])
+@pytest.mark.parametrize("verb", ["similarity", "rbf", "minibatch", "nystrom", "svcca", "rsa"])
 @pytest.mark.parametrize("condition", ["some", "nan_channel", "all_nan"])
 def test_layers_that_are_sound_are_compared_beside_those_that_are_not(verb, condition, made):
     store, _ = made(condition, "float32")

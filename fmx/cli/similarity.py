@@ -140,7 +140,10 @@ def similarity(
     other_layers: Annotated[str | None, typer.Option(help="Layers of the other store (default: the same).")] = None,
     noise: chosen.Levels = None,
     estimator: Annotated[
-        str, typer.Option(help="Of CKA: unbiased, biased or minibatch (default: minibatch over 5000 samples or 1 GiB).")
+        str,
+        typer.Option(
+            help="Of CKA: unbiased, biased, minibatch or nystrom (default: minibatch over 5000 samples or 1 GiB)."
+        ),
     ] = "auto",
     space: Space = None,
     skip: Annotated[
@@ -154,6 +157,7 @@ def similarity(
     comparison: Annotated[str, typer.Option(help="Of rsa: spearman, pearson, cosine or kendall.")] = "spearman",
     samples: chosen.Samples = None,
     batch: Annotated[int, typer.Option(help="Samples of a minibatch.")] = 256,
+    landmarks: Annotated[int, typer.Option(help="Samples that stand for all with --estimator nystrom.")] = 200,
     seed: chosen.Seed = 0,
     nan: common.Nan = "skip",
     allow_partial: common.AllowPartial = False,
@@ -186,6 +190,7 @@ def similarity(
             comparison=comparison,
             samples=samples,
             batch=batch,
+            landmarks=landmarks,
             seed=seed,
             nan=nan,
             allow_partial=allow_partial,
@@ -211,6 +216,7 @@ def _print_similarity(found: xr.Dataset) -> None:
     print_matrix(names[""], names["other_"], cells, "layer")
     about = found.attrs
     told = [str(about[key]) for key in ("estimator", "metric", "comparison") if key in about]
+    told += [f"{about['landmarks']} landmarks"] if "landmarks" in about else []
     how = " ".join([str(about["method"]), ", ".join(told)]).strip()
     note(f"{how} of {about['samples']} samples, features: {about['space']}")
     if found["undefined"].any():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from dask import delayed
@@ -19,7 +19,17 @@ from fmx.analyze.not_finite import check_products
 from fmx.analyze.sample_table import Block, Column, SampleTable
 from fmx.analyze.samples import Rows
 
-__all__ = ["GramTask", "Grams", "add_exact_products", "add_products", "lazy_grams", "pack", "shifted", "unpack"]
+__all__ = [
+    "ColumnTask",
+    "GramTask",
+    "Grams",
+    "add_exact_products",
+    "add_products",
+    "lazy_grams",
+    "pack",
+    "shifted",
+    "unpack",
+]
 
 Floats = NDArray[np.float64]
 
@@ -230,8 +240,17 @@ def _pieces(tiles: Sequence[Rows], length: int) -> Iterator[Rows]:
             yield rows[first : first + length]
 
 
-def lazy_grams(tasks: Sequence[GramTask]) -> list[Any]:
-    """Give the Gram matrix of every task's layer as a lazy value; all are to be computed together."""
+class ColumnTask(Protocol):
+    """A task that can be cut: what it makes of several columns is the sum of what it makes of each."""
+
+    @property
+    def table(self) -> SampleTable: ...
+
+    def run(self, columns: Sequence[Column]) -> Any: ...
+
+
+def lazy_grams(tasks: Sequence[ColumnTask]) -> list[Any]:
+    """Give what every task makes of its layer as a lazy value; all are to be computed together."""
     share = max(sum(task.table.nbytes for task in tasks) // _SHARES, 1)
     found = []
     for task in tasks:
@@ -245,7 +264,7 @@ def lazy_grams(tasks: Sequence[GramTask]) -> list[Any]:
     return found
 
 
-def _added(parts: Sequence[Grams]) -> Grams:
+def _added(parts: Sequence[Any]) -> Any:
     total = parts[0]
     for part in parts[1:]:
         total = total + part

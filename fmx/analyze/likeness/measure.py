@@ -15,6 +15,7 @@ from fmx.analyze.likeness.cka import cka
 from fmx.analyze.likeness.collect import MOST_GRAM_BYTES, MOST_SAMPLES, GramSet, collect, gram_bytes
 from fmx.analyze.likeness.distances import COMPARISONS, DISTANCES, collect_distances, compare_distances, rdms
 from fmx.analyze.likeness.minibatch import minibatch_cka
+from fmx.analyze.likeness.nystrom import nystrom_cka
 from fmx.analyze.not_finite import check_nan
 from fmx.analyze.sample_table import SampleTable, tables_of
 from fmx.analyze.samples import check_least, same_samples
@@ -36,8 +37,9 @@ ESTIMATORS = {
     "unbiased": "unbiased HSIC (Song et al. 2012); slightly negative where layers have nothing in common",
     "biased": "biased HSIC (Gretton et al. 2005); far from 0 for independent layers when there are few samples",
     "minibatch": "unbiased HSIC summed over minibatches, divided once (Nguyen et al. 2021)",
+    "nystrom": "unbiased HSIC of kernels that some samples, the landmarks, stand for (Williams and Seeger 2001)",
 }
-_LEAST = {"unbiased": 4, "biased": 2, "minibatch": 4}
+_LEAST = {"unbiased": 4, "biased": 2}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Settings:
     metric: str = "correlation"
     comparison: str = "spearman"
     batch: int = 256
+    landmarks: int = 200
     seed: int = 0
     keep: bool = False
 
@@ -77,6 +80,7 @@ def similarity(
     comparison: str = "spearman",
     samples: int | None = None,
     batch: int = 256,
+    landmarks: int = 200,
     seed: int = 0,
     nan: str = "skip",
     allow_partial: bool = False,
@@ -85,7 +89,8 @@ def similarity(
 
     Every layer is read once, in columns of chunks, into its Gram matrix (sample, sample); all pairs come from these.
     In memory are n(n+1)/2 float64 for each layer and noise level, and for each thread a column of up to 256 MiB and two
-    matrices of n × n; CKA by minibatches needs the columns only. Where all samples of a column (a chunk's features) do
+    matrices of n × n; CKA by minibatches needs the columns only, and by Nyström's approximation, for up to about
+    50 000 samples, n × landmarks for each layer. Where all samples of a column (a chunk's features) do
     not fit 256 MiB, it is read in tiles of samples, some of them more than once.
 
     Parameters
@@ -115,8 +120,10 @@ def similarity(
         Take so many samples only, drawn at random.
     batch : int
         Samples of a minibatch.
+    landmarks : int
+        Samples that stand for all with ``nystrom``: the more, the closer to ``unbiased``.
     seed : int
-        Of minibatches, and of samples drawn.
+        Of minibatches, of landmarks, and of samples drawn.
     nan : str
         ``skip`` leaves out what `skip` says; ``keep`` makes the similarity of layers NaN that have values that are not
         finite, and leaves nothing of the others out.
@@ -139,7 +146,7 @@ def similarity(
     if method not in METHODS:
         raise FmxError(f"There is no measure {method}: {near_matches(method, METHODS)}")
     check_nan(nan)
-    settings = Settings(estimator, skip, width, variance, metric, comparison, batch, seed, nan == "keep")
+    settings = Settings(estimator, skip, width, variance, metric, comparison, batch, landmarks, seed, nan == "keep")
     space = space or ("mean" if method in ("svcca", "pwcca") else "full")
     _, rows = same_samples(store, other, allow_partial=allow_partial)
     rows = _some(rows, samples, seed)
@@ -269,6 +276,13 @@ def _cka(
             store, tables, batch=settings.batch, seed=settings.seed, width=width, keep=settings.keep
         )
         return values, about | {"estimator": estimator, "batch": settings.batch, "seed": settings.seed}
+    if estimator == "nystrom":
+        if settings.skip == "features":
+            raise FmxError("Nyström's approximation leaves out samples only: take --skip samples.")
+        values, about = nystrom_cka(
+            store, tables, landmarks=settings.landmarks, seed=settings.seed, width=width, keep=settings.keep
+        )
+        return values, about | {"estimator": estimator, "seed": settings.seed}
     found = collect(store, tables, least=_LEAST[estimator], skip=settings.left_out)
     counted = _counts(found)
     values, about = cka(found, biased=estimator == "biased", width=width)
@@ -354,6 +368,8 @@ def _described(method: str, about: Mapping[str, Any]) -> dict[str, Any]:
     found = {"definition": METHODS[method], **named, "samples": int(about["samples"])}
     if "estimator" in about:
         found["estimator_definition"] = ESTIMATORS[about["estimator"]]
+    if "landmarks" in about:
+        found |= {"landmarks": int(about["landmarks"]), "seed": int(about["seed"])}
     if "batches" in about:
         found |= {"batches": int(about["batches"]), "batch": int(about["batch"]), "seed": int(about["seed"])}
     if "metric" in about:
