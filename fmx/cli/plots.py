@@ -63,7 +63,7 @@ def plots(
 
     They lie in OUTPUT/MODEL/NAME, with an index.csv that says what each of them shows.
 
-    Captions tell the number of samples and what was measured..
+    Captions tell the number of samples and what was measured.
     """
     from fmx.cli.output import note, say
     from fmx.cli.plot_jobs import Wanted, computed

@@ -23,6 +23,7 @@ __all__ = ["dissimilarity_matrix", "similarity_matrix"]
 _LEAST_CELL = 6.2
 # Of a figure, in mm: room for the caption.
 _NARROWEST = 85.0
+_CLASS_NAME = 24.0
 _NOTHING = "#E4E4E4"
 
 
@@ -125,11 +126,13 @@ def dissimilarity_matrix(
         values, labels = values[np.ix_(order, order)], labels[order]
     page = Page(f"Dissimilarity of samples: {layer_title(rdm)}" if title is None else title, width, 0)
     metric = str(rdm.attrs.get("metric", "distance"))
-    page.note(*facts, f"{len(values)} samples", noise_note(rdm), lost([rdm]))
+    page.note(f"{len(values)} samples", *facts, noise_note(rdm), lost([rdm]))
     page.note(f"{metric}: {rdm.attrs['definition']}" if "definition" in rdm.attrs else metric)
-    side = min(width - 40, 100)
-    page.height = side + 6
-    page.width = min(width, max(side + 46, _NARROWEST))
+    names = {str(v) for v in labels.tolist()} if named and labels is not None else {"000"}
+    longest = max(text_width(short(name, _CLASS_NAME), 7) for name in names)
+    side = min(width - longest - 24, 100)
+    page.height = side + (longest if named else 4) + 4
+    page.width = min(width, max(side + longest + 26, _NARROWEST))
     axes = page.figure.add_subplot()
     off = values[~np.eye(len(values), dtype=bool)]
     off = off[np.isfinite(off)]
@@ -191,7 +194,7 @@ def _classes(axes: Axes, labels: NDArray[Any], side: float) -> None:
         middle = (low + high - 1) / 2
         if middle * each > free:
             ticks.append(middle)
-            names.append(plain(short(labels[low], 24.0)))
+            names.append(plain(short(labels[low], _CLASS_NAME)))
             free = middle * each + 3.4
     axes.set_yticks(ticks, names)
     axes.set_xticks(ticks, names, rotation=90)

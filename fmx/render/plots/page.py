@@ -57,7 +57,8 @@ class Page:
         """Lay everything out, and give the figure."""
         inside = self.width - 2 * _MARGIN
         title = wrapped([self.title], inside, TEXT + 1) if self.title else []
-        notes = wrapped(self._notes, inside)
+        # Other programs than matplotlib set the text of SVG and PDF files a little wider.
+        notes = wrapped(self._notes, 0.98 * inside)
         columns = self._columns(inside)
         rows = -(-len(self._legend) // columns) if self._legend else 0
         top = _MARGIN + len(title) * line_height(TEXT + 1) + bool(title) * 1.0
