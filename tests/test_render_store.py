@@ -333,6 +333,16 @@ def test_small_multiples(store, values, rows, columns, normalisation):
             assert np.abs(tile.astype(int) - wanted.repeat(factor, 0).repeat(factor, 1)).max() <= 1
 
 
+def test_nothing_of_small_multiples_is_cut_off(store):
+    for rows, columns in (("noise", "layer"), ("timestep", "channel"), ("channel", "sample"), ("layer", "noise")):
+        for normalisation in ("filter", "time", "layer", "all"):
+            settings = {"rows": rows, "columns": columns, "normalisation": normalisation}
+            (frame,) = multiples(store, choices=AXES | {"channel": [0]}, **settings)
+            edge = np.concatenate([frame.pixels[:, -12:].ravel(), frame.pixels[:, :12].ravel()])
+            assert (edge == 255).all()
+            assert (frame.pixels == 0).any() and (frame.pixels == 238).any()  # both ends of the bar
+
+
 @pytest.mark.parametrize(
     ("settings", "part"),
     [

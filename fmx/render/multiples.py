@@ -27,8 +27,8 @@ __all__ = ["AXES", "SHARED", "multiples"]
 
 AXES = ("layer", "sample", "noise", "timestep", "channel")
 SHARED = {
-    "filter": "each map its own",
-    "time": "the levels and timesteps shown of one channel",
+    "filter": "each map",
+    "time": "a channel over noise and time",
     "layer": "all maps shown of a layer",
     "all": "all maps shown",
 }
@@ -220,7 +220,8 @@ def _headed(canvas: NDArray[np.uint8], look: _Look, labels: Mapping[str, str], *
     pieces += [f"{look.rows} down, {look.columns} across"]
     pieces += [f"{key} {value}" for key, value in look.tone.labels.items()]
     pieces += [f"page {labels['page']}"] if "page" in labels else []
-    bar = (f"all  {labels['low']}", labels["high"]) if shared else (f"range: {SHARED[look.normalisation]}  min", "max")
+    pieces += [] if shared else [f"range of {SHARED[look.normalisation]}"]
+    bar = (f"all  {labels['low']}", labels["high"]) if shared else ("each range  min", "max")
     header = page_header(title, pieces, bar, width, size)
     wide = np.full((canvas.shape[0], width), PAPER, dtype=np.uint8)
     wide[:, : canvas.shape[1]] = canvas
