@@ -33,6 +33,7 @@ from fmx.render.palette import colours
 from fmx.render.regions import region_box
 from fmx.render.selection import channel_order, read_maps
 from fmx.render.single import map_size
+from fmx.render.strip import Panel
 from fmx.store import open_store, save_analysis
 
 NOISE = (0.0, 0.5)
@@ -272,6 +273,21 @@ def test_sums_of_channels_over_many_pictures(store, values):
     assert overlay_frame(store, layers="conv", channel=[1, 3]).labels["sample"] == "000.png · sum of channels 1, 3"
     with pytest.raises(FmxError, match="No samples"):
         next(sample_overlays(store, layer="conv", samples=[]))
+
+
+def test_pictures_without_a_region_say_so(tmp_path):
+    values = np.zeros((2, 1, 1, 1, 4, 4), np.float32)
+    values[0, ..., 0, 0], values[1, ..., 0, 0] = 10, 1
+    pictures = np.zeros((2, 1, 8, 8, 3), np.uint8)
+    store = write_store(tmp_path / "b.zarr", {"conv": values}, pictures=pictures)
+    for style, shared, said in (
+        ("mask", True, ["000.png", "001.png · no region"]),
+        ("mask", False, ["000.png", "001.png"]),
+        ("heat", True, ["000.png", "001.png"]),
+    ):
+        with mock.patch("fmx.render.overlay_sheets.Panel", wraps=Panel) as panels:
+            next(sample_overlays(store, layer="conv", samples=["0", "1"], channels=[0], style=style, shared=shared))
+        assert [call.args[0] for call in panels.call_args_list] == said
 
 
 def test_the_outputs_are_told(tmp_path, values):

@@ -243,7 +243,7 @@ def _on_page(grid: NDArray[np.uint8], page: _Page, labels: dict[str, str], shape
     if "low" in labels:
         bar = (f"{'all maps' if shape[0] > 1 else 'values'}  {labels['low']}", labels["high"])
     if page.tone.clipped and "low" not in labels:
-        bar = (f"each map  {page.tone.percentiles[0]:g}th percentile", f"{page.tone.percentiles[1]:g}th")
+        bar = (f"each map  {page.tone.percentiles[0]:g} %", f"{page.tone.percentiles[1]:g} %")
     header = page_header(labels["layer"], pieces, bar, layout.width, layout.text_size)
     margin, space = layout.margin, layout.header_space
     height = header.shape[0] + space + layout.extent[0]

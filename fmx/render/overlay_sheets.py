@@ -157,8 +157,8 @@ def sample_overlays(
         for name, heat in zip(names[first : first + ON_A_PAGE], heats[first : first + ON_A_PAGE], strict=True):
             picture = enlarged(read_picture(store, name, timestep))
             laid = region_picture(picture, heat, cmap=cmap, low=fixed[0], high=fixed[1], **look)
-            label = _label(store, name)
-            panels.append(Panel(f"{name} · {label}" if label else name, laid, _bar(heat, look, *fixed)))
+            title = " · ".join(filter(None, [name, _label(store, name), _missing(heat, look, *fixed)]))
+            panels.append(Panel(title, laid, _bar(heat, look, *fixed)))
         said = labels | {"samples": ", ".join(names[first : first + ON_A_PAGE])}
         yield Frame(stack_panels(panels, caption, colours(cmap)), labels=said)
 
@@ -197,6 +197,15 @@ def _label(store: Store, sample: str) -> str:
 def _highest(heat: NDArray[Any]) -> str:
     finite = heat[np.isfinite(heat)]
     return number(float(finite.max())) if finite.size else "NaN"
+
+
+def _missing(heat: NDArray[Any], look: dict[str, Any], low: float | None, high: float | None) -> str:
+    """Say that a picture has no region, where the map is nowhere as high as the threshold."""
+    if look.get("style", "heat") == "heat":
+        return ""
+    first, last = ends_of(heat, low, high)
+    limit = 0.5 if look.get("threshold") is None else look["threshold"]
+    return "" if ends_of(heat)[1] >= first + limit * (last - first) and first < last else "no region"
 
 
 def _bar(
