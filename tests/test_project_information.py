@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from math import log, log2
 
@@ -155,6 +156,44 @@ class TestOfProjections:
         bits = information(found, bins=4)
         assert bits["information"].shape == (2, 2)
         assert np.isfinite(bits["information"]).all()
+
+
+class TestCommands:
+    """The same numbers in the tables of fmx deconv and fmx attribute."""
+
+    @staticmethod
+    def rows(cli, folder, tmp_path, *words):
+        given = (words[0], "networks:tiny_resnet", folder, *words[1:], "--input-shape", "3,32,32", "--json")
+        ran = cli(*given, "-o", tmp_path, "--name", "a", "--information")
+        assert ran.code == 0, ran.err
+        return json.loads(ran.out)
+
+    @pytest.mark.parametrize(
+        ("words", "how"),
+        [
+            (("--maps", "3"), {"maps": 3, "group": "together"}),
+            (("--maps", "3", "--each"), {"maps": 3}),
+            (("--channels", "1,6"), {"channels": [1, 6]}),
+            (("--film", "gif", "--maps", "4", "--frames", "3"), {"maps": 4, "group": "growing", "steps": 3}),
+        ],
+    )
+    def test_deconv(self, cli, model, folder, tmp_path, words, how):
+        rows = self.rows(cli, folder, tmp_path, "deconv", "--layer", "layer1", *words)
+        expected = information(deconv(model, folder, "layer1", **how))
+        for key in ("information", "chance"):
+            np.testing.assert_allclose([row[key] for row in rows], expected[key].values.ravel(), atol=1e-9)
+        if "steps" in how:
+            assert [row["maps"] for row in rows] == [*expected["step"].values.tolist()] * 2
+
+    def test_attribute(self, cli, model, folder, tmp_path):
+        rows = self.rows(cli, folder, tmp_path, "attribute", "--class", "0,3", "--method", "gradient")
+        expected = information(attribute(model, folder, method="gradient", classes=[0, 3]))
+        np.testing.assert_allclose([row["information"] for row in rows], expected["information"].values.ravel())
+
+    def test_not_of_cropped_ones(self, cli):
+        ran = cli("deconv", "networks:tiny_resnet", "--store", "s.zarr", "--top", "2", "--information")
+        assert ran.code == 2
+        assert "--information is about whole pictures, and --top crops them" in ran.err
 
 
 class TestErrors:

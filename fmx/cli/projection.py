@@ -41,6 +41,14 @@ Overwrite = Annotated[bool, _option(_KEEP, "Replace the pictures of this name.",
 BatchSize = Annotated[int, _option(_RUN, "Signals that are pulled back at once.")]
 Device = Annotated[str, _option(_RUN, "cpu, cuda, cuda:1 or mps.")]
 Channels = Annotated[str | None, _option(_WHAT, "Channels, such as 3,17 or 0-15.", "--channels")]
+Information = Annotated[
+    bool,
+    _option(
+        _KEEP,
+        "Add how many bits each projection says about its picture, and how many come out by chance, to the table.",
+        "--information",
+    ),
+]
 
 
 def deconv(
@@ -75,6 +83,7 @@ def deconv(
     ] = None,
     batch_size: BatchSize = 8,
     device: Device = "cpu",
+    informed: Information = False,
     output: Output = "deconv",
     name: Name = None,
     overwrite: Overwrite = False,
@@ -101,6 +110,8 @@ def deconv(
     from fmx.render import PictureFolder
     from fmx.store import open_store
 
+    if informed and top is not None:
+        raise FmxError("--information is about whole pictures, and --top crops them: leave one of them out.")
     options = opt.pictures(size, crop, mean, std, value_range, None, layout)
     opened = _load(model, weights, input_shape, options, allow_partial, trust, operators)
     stored = None if store is None else open_store(store)
@@ -129,7 +140,7 @@ def deconv(
     _say_limits(read.model, names)
     how = chosen | ranking | {"channels": wanted}
     with PictureFolder(output, model, name, overwrite=overwrite) as folder:
-        job = Projections(network, folder, names, how, scores)
+        job = Projections(network, folder, names, how, scores, informed=informed)
         if film is not None:
             rows = job.films(film.lstrip("."), frames, fps)
         elif wanted is not None and maps is None:
@@ -175,6 +186,7 @@ def attribute(
     device: Device = "cpu",
     alpha: Annotated[float, _option(_KEEP, "Opacity of a map over the picture where it is highest, 0 to 1.")] = 0.6,
     cmap: Annotated[str, _option(_KEEP, "Any matplotlib colormap, for maps over the picture.")] = "inferno",
+    informed: Information = False,
     output: Output = "attributed",
     name: Name = None,
     overwrite: Overwrite = False,
@@ -224,7 +236,7 @@ def attribute(
     if method in {"guided", "deconvnet"}:
         _say_limits(read.model, [layer] if layer is not None else None, switches=method == "deconvnet")
     with PictureFolder(output, model, name, overwrite=overwrite) as folder:
-        rows = attributed(network, folder, {"alpha": alpha, "cmap": cmap})
+        rows = attributed(network, folder, {"alpha": alpha, "cmap": cmap}, informed=informed)
     _show(rows, json=json)
 
 

@@ -16,7 +16,7 @@ from fmx.cli.projection_figures import (
     top_sheet,
 )
 from fmx.errors import FmxError
-from fmx.project import Attribution, Deconvnet, project_top
+from fmx.project import Attribution, Deconvnet, information, project_top
 from fmx.render import PictureFolder, write_video
 from fmx.render.text import number
 
@@ -34,7 +34,14 @@ class Projections:
     """Projects every sample in one of the modes, and draws as it goes."""
 
     def __init__(
-        self, network: Deconvnet, folder: PictureFolder, layers: Sequence[str], how: dict[str, Any], scores: Any
+        self,
+        network: Deconvnet,
+        folder: PictureFolder,
+        layers: Sequence[str],
+        how: dict[str, Any],
+        scores: Any,
+        *,
+        informed: bool = False,
     ) -> None:
         self.network = network
         self.pictures = network.pictures
@@ -42,6 +49,7 @@ class Projections:
         self.layers = layers
         self.how = how
         self.scores = scores
+        self.informed = informed
 
     def together(self) -> list[dict[str, Any]]:
         """Project the top maps of each layer together: a sheet a sample."""
@@ -55,7 +63,8 @@ class Projections:
                 drawn.append((f"{layer} · {count} map{'s' * (count != 1)}", found["projection"].values))
                 best = ",".join(str(c) for c in found["channel"].values[:9]) + (",…" if count > 9 else "")
                 row = {"sample": sample, "layer": layer, "maps": count, "channels": best}
-                made.append(row | {"value": float(found["value"].max())})
+                row |= {"value": float(found["value"].max())}
+                made += _informed([row], found) if self.informed else [row]
             assert shown is not None
             sheet = projection_sheet(shown, drawn, title="deconvnet", notes=[sample], labels=self._labels(sample))
             rows += _filed(made, self.folder.save(sheet, "deconv", _stem(sample)) if _live(made) else "")
@@ -71,6 +80,7 @@ class Projections:
                 found = self._project(index, layer, **how)
                 picture = input_picture(self.pictures, index, found)
                 made = _value_rows(found, {"sample": sample, "layer": layer})
+                made = _informed(made, found) if self.informed else made
                 drawn = [
                     (f"{row['channel']} · {number(row['value']) if row['value'] > 0 else 'nothing'}", projection)
                     for row, projection in zip(made, found["projection"].values, strict=True)
@@ -99,7 +109,10 @@ class Projections:
                 labels = self._labels(sample) | {"layer": layer}
                 write_video(path, film_frames(input_picture(self.pictures, index, found), found, labels), fps=fps)
                 self.folder.add(path, labels)
-                rows.append(row | {"file": str(path)})
+                made = [row]
+                if self.informed:
+                    made = _informed([row | {"maps": int(count)} for count in found["step"].values], found)
+                rows += _filed(made, path)
         _check_any(rows)
         return rows
 
@@ -158,7 +171,9 @@ def _top_rows(found: xr.Dataset, layer: str) -> list[dict[str, Any]]:
     return rows
 
 
-def attributed(network: Attribution, folder: PictureFolder, look: dict[str, Any]) -> list[dict[str, Any]]:
+def attributed(
+    network: Attribution, folder: PictureFolder, look: dict[str, Any], *, informed: bool = False
+) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     pictures = network.pictures
@@ -167,6 +182,7 @@ def attributed(network: Attribution, folder: PictureFolder, look: dict[str, Any]
             found = network.attribute(index)
             given = {"sample": sample} | ({"layer": network.wanted.layer} if network.wanted.layer else {})
             made = _value_rows(found, given)
+            made = _informed(made, found) if informed else made
             drawn = [
                 (
                     f"{'class' if 'class' in row else 'channel'} {row.get('class', row.get('channel'))} · "
@@ -194,6 +210,13 @@ def _value_rows(found: xr.Dataset, given: dict[str, Any]) -> list[dict[str, Any]
     names |= {"at_token": "token", "completeness_gap": "completeness_gap"}
     known = {key: found[name].values for name, key in names.items() if name in found.variables}
     return [given | {key: values[i].item() for key, values in known.items()} for i in range(count)]
+
+
+def _informed(rows: Sequence[dict[str, Any]], found: xr.Dataset) -> list[dict[str, Any]]:
+    """Add to the row of each projection how many bits it says about its picture, and how many come out by chance."""
+    bits = information(found)
+    both = zip(bits["information"].values.ravel(), bits["chance"].values.ravel(), strict=True)
+    return [row | {"information": float(a), "chance": float(b)} for row, (a, b) in zip(rows, both, strict=True)]
 
 
 def _pages(count: int) -> list[tuple[slice, list[str]]]:

@@ -131,7 +131,7 @@ def information(
     if estimator == "binned":
         dims = [dim for dim in lead if dim == "sample"]
         known = np.reshape([one[2] for one in each], [maps.sizes[dim] for dim in dims])
-        spread = np.broadcast_to(known.reshape(*known.shape, *[1] * (len(lead) - len(dims))), bits.shape)
+        spread = np.broadcast_to(known.reshape((*known.shape, *[1] * (len(lead) - len(dims)))), bits.shape)
         share = np.divide(bits, spread, out=np.zeros_like(bits), where=spread > 0)
         variables["share"] = (lead, share, {"definition": "of the entropy of the picture's bins"})
         variables["entropy"] = (dims, known, {"units": "bit", "definition": "of the picture's bins"})
