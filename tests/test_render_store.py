@@ -368,6 +368,7 @@ def test_nothing_of_small_multiples_is_cut_off(store):
         ({"rows": "noise", "columns": "layer", "choices": AXES | {"sample": []}}, "no sample to show"),
         ({"rows": "noise", "columns": "layer", "choices": AXES | {"layer": ["fc"]}}, "no maps"),
         ({"rows": "noise", "columns": "layer", "choices": AXES | {"channel": [9]}}, "no channel 9"),
+        ({"rows": "noise", "columns": "layer", "cmap": "viridi"}, "did you mean viridis"),
     ],
 )
 def test_small_multiples_of_nothing(store, settings, part):
@@ -489,6 +490,7 @@ MISTAKES = [
     ("video --layer conv --format mpg", ".mp4"),
     ("video --layer conv --over step", "can't go over step"),
     ("video --layer fc", "no maps"),
+    ("video --layer conv --over channel --channel 3", "choose those of a grid or a film over channels by --channels"),
     ("multiples --rows noise --columns nose", "did you mean noise"),
 ]
 

@@ -8,6 +8,7 @@ import typer
 
 from fmx.cli import options as opt
 from fmx.cli import picking as pick
+from fmx.errors import FmxError
 
 __all__ = ["render"]
 
@@ -161,7 +162,6 @@ def overlay(
 ) -> None:
     """Lay heat maps over the input: layers on one picture, --top channels on one, or --channel on many pictures."""
     from fmx.cli.draw import class_names, draw_channel_overlays, draw_overlay, draw_sample_overlays
-    from fmx.errors import FmxError
     from fmx.store import open_store
 
     opened = open_store(store)
@@ -193,10 +193,17 @@ def video(
             "ordered, such as step or epoch (default: timestep of clips, else channel)."
         ),
     ] = "",
-    sample: pick.SampleIds = "0",
+    sample: Annotated[
+        str,
+        typer.Option(
+            help="Samples: ids, ends of ids or positions, separated by commas; or all (default: the first, or all of "
+            "a film over samples)."
+        ),
+    ] = "",
     channel: Annotated[
-        str, typer.Option(help="What is shown: mean or max over the channels, or numbers; several are summed.")
-    ] = "mean",
+        str | None,
+        typer.Option(help="What is shown: mean (default) or max over the channels, or numbers; several are summed."),
+    ] = None,
     view: Annotated[str, typer.Option(help="map, overlay (on the input), or grid of 64 channels.")] = "map",
     beside: Annotated[bool, typer.Option(help="Show the input beside it.")] = True,
     channels: Annotated[
@@ -232,12 +239,16 @@ def video(
     opened = open_store(store)
     along = over or ("timestep" if opened.frames > 1 else "channel")
     several = along not in {"channel", "timestep", "noise"}
+    if channel is not None and (along == "channel" or view == "grid"):
+        raise FmxError(
+            "--channel is for films of one map: choose those of a grid or a film over channels by --channels."
+        )
     look: dict[str, Any] = {
         "over": along,
-        "samples": pick.samples(opened, "all" if several and sample == "0" else sample),
+        "samples": pick.samples(opened, sample or ("all" if several else "0")),
         "noise": noise,
         "timestep": timestep,
-        "channel": channel_choice(channel),
+        "channel": channel_choice(channel or "mean"),
         "channels": None if channels is None else pick.numbers("--channels", channels),
         "order": order,
         "view": view,

@@ -92,6 +92,7 @@ def multiples(
         empty = next(axis for axis in AXES if not len(choices.get(axis, ())))
         raise FmxError(f"There is no {empty} to show: choose at least one.")
     check_interpolation(interpolation)
+    page_palette(cmap)
     fixed = {axis: choices[axis][0] for axis in AXES if axis not in (rows, columns)}
     cells = [[fixed | {rows: r, columns: c} for c in choices[columns]] for r in choices[rows]]
     values = _read(store, [cell for row in cells for cell in row])
