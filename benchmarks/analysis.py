@@ -10,10 +10,7 @@ read the ratios, which are taken round by round. Contenders run in turn within a
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from printed import peak_rows, print_rows
 
 SHAPES = {"layer1": (64, 56, 56), "layer2": (128, 28, 28), "layer3": (256, 14, 14), "layer4": (512, 7, 7)}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -170,19 +168,6 @@ def peak_memory(path: Path) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
 
 
-def memory(folder: Path, samples: int) -> list[dict[str, object]]:
-    """Measure peak memory above the interpreter's, each size in a process of its own."""
-    rows = []
-    for count in (samples, 4 * samples):
-        path = folder / f"{count}.zarr"
-        make_store(path, count)
-        done = subprocess.run(
-            [sys.executable, __file__, "--one-peak", str(path)], capture_output=True, text=True, check=True
-        )
-        rows.append({"samples": count, "peak_mb_above_imports": float(done.stdout.split()[-1])})
-    return rows
-
-
 def main() -> None:
     """Run what was asked for and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,16 +183,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=".") as folder:
         if asked.memory:
-            rows = memory(Path(folder), asked.samples)
+            rows = peak_rows(__file__, make_store, Path(folder), [asked.samples, 4 * asked.samples])
         else:
             make_store(Path(folder) / "a.zarr", asked.samples)
             rows = rates(Path(folder) / "a.zarr", asked.rounds, slow=asked.one_by_one)
-    if asked.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print("  ".join(f"{key:>28}" for key in rows[0]))
-    for row in rows:
-        print("  ".join(f"{v:>28.2f}" if isinstance(v, float) else f"{v:>28}" for v in row.values()))
+    print_rows(rows, as_json=asked.json, width=28)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from printed import peak_rows, print_rows
 
 SHAPES = [(16, 28, 28), (32, 14, 14), (64, 7, 7), (512,)]
 LAYERS = {f"block{i // 4}.{i % 4}": shape for i, shape in enumerate(s for s in SHAPES for _ in range(4))}
@@ -166,19 +164,6 @@ def peak_memory(path: Path) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
 
 
-def memory(folder: Path, samples: int) -> list[dict[str, object]]:
-    """Measure peak memory above the imports, each size in a process of its own."""
-    rows = []
-    for count in (samples, 4 * samples):
-        path = folder / f"{count}.zarr"
-        make_store(path, count)
-        done = subprocess.run(
-            [sys.executable, __file__, "--one-peak", str(path)], capture_output=True, text=True, check=True
-        )
-        rows.append({"samples": count, "peak_mb_above_imports": float(done.stdout.split()[-1])})
-    return rows
-
-
 def main() -> None:
     """Run what was asked for and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,16 +179,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=".") as folder:
         if asked.memory:
-            rows = memory(Path(folder), asked.samples)
+            rows = peak_rows(__file__, make_store, Path(folder), [asked.samples, 4 * asked.samples])
         else:
             make_store(Path(folder) / "a.zarr", asked.samples)
             rows = rates(Path(folder) / "a.zarr", asked.rounds, asked.pairs)
-    if asked.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print("  ".join(f"{key:>24}" for key in rows[0]))
-    for row in rows:
-        print("  ".join(f"{v:>24.2f}" if isinstance(v, float) else f"{v:>24}" for v in row.values()))
+    print_rows(rows, as_json=asked.json, width=24)
 
 
 if __name__ == "__main__":

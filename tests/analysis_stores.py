@@ -1,16 +1,9 @@
-"""Stores for the tests of analyses: from arrays, in small chunks, and the values that trip up numbers."""
+"""Stores for the tests of analyses: labelled, and with values that trip up numbers."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-
 import numpy as np
-import pytest
-
-from fmx.layers import LayerInfo
-from fmx.store import StorePlan, StoreWriter, open_store
-from fmx.store.schema import chunk_shape
+import small_stores
 
 LEADING = ("sample", "noise", "timestep")
 LABELS = ["cat", "dog", "cat", "eel", "dog", "cat", "dog", "eel", "cat", "dog", "eel"]
@@ -18,35 +11,18 @@ LABELS = ["cat", "dog", "cat", "eel", "dog", "cat", "dog", "eel", "cat", "dog", 
 
 def write_store(path, values, labels=LABELS, noise=(0.0,), native=None, kinds=None, units=None, chunk_bytes=300):
     """Write arrays (sample, noise, timestep, …native) by layer into a store of small chunks; some units if so asked."""
-    first = next(iter(values.values()))
-    layers = [
-        LayerInfo(
-            name, (kinds or {}).get(name, "ReLU"), dims_of(array, name, native)[3:], array.shape[3:], str(array.dtype)
-        )
-        for name, array in values.items()
-    ]
     ids = [f"{label or 'all'}/{i}.png" for i, label in enumerate(labels)]
-    attributes = {"layers": list(values), "input_shape": [3, 16, 12], "fingerprint": "none"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fmx.store.plan.chunk_shape", functools.partial(chunk_shape, chunk_bytes=chunk_bytes))
-        patch.setattr("fmx.store.schema.MOST_UNIT_SAMPLES", 4)
-        plan = StorePlan(ids, ids, list(labels), list(noise), layers, attributes, timesteps=first.shape[2])
-        with StoreWriter(path, plan) as writer:
-            every = writer.plan.units()
-            for unit in every if units is None else [every[i] for i in units]:
-                writer.start_unit(unit)
-                for name, array in values.items():
-                    for level, step in itertools.product(range(array.shape[1]), range(array.shape[2])):
-                        block = array[unit.start : unit.stop, level, step]
-                        writer.put(name, slice(0, len(unit)), block, noise=level, timestep=step)
-                writer.finish_unit(unit)
-    return open_store(path)
+    about = {"input_shape": [3, 16, 12], "fingerprint": "none"}
+    dims = {name: dims_of(array, name, native)[3:] for name, array in values.items()}
+    return small_stores.write_store(
+        path, values, ids=ids, labels=labels, noise=noise, chunk_bytes=chunk_bytes, units=units,
+        dims=dims, kinds=kinds, about=about,
+    )  # fmt: skip
 
 
 def dims_of(array, name, native=None):
     """Name the dims of a layer's array."""
-    usual = {4: ("channel",), 5: ("token", "channel"), 6: ("channel", "y", "x")}
-    return (*LEADING, *((native or {}).get(name) or usual[array.ndim]))
+    return (*LEADING, *((native or {}).get(name) or small_stores.NATIVE[array.ndim - 3]))
 
 
 def random_values(samples=11, noise=1, steps=1, channels=6, size=(4, 3), seed=5, dtype=np.float32):

@@ -29,12 +29,18 @@ def write_store(
     unit: int = 4,
     units: Sequence[int] | None = None,
     pictures: np.ndarray | None = None,
+    dims: Mapping[str, tuple[str, ...]] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Store:
     """Write layers (sample, noise, timestep, …native) and open them; with `units`, only those of the write units."""
     first: Any = next(iter(values.values()))
     count, _, steps = first.shape[:3]
     names = list(ids or (f"{i:03d}.png" for i in range(count)))
-    layers = [LayerInfo(n, "ReLU", NATIVE[v.ndim - 3], v.shape[3:], v.dtype.name) for n, v in values.items()]
+    layers = [
+        LayerInfo(n, (kinds or {}).get(n, "ReLU"), (dims or {}).get(n, NATIVE[v.ndim - 3]), v.shape[3:], v.dtype.name)
+        for n, v in values.items()
+    ]
     with (
         mock.patch("fmx.store.plan.chunk_shape", functools.partial(chunk_shape, chunk_bytes=chunk_bytes)),
         mock.patch("fmx.store.schema.MOST_UNIT_SAMPLES", unit),
@@ -45,7 +51,7 @@ def write_store(
             list(labels or [""] * count),
             list(noise),
             layers,
-            {"layers": list(values)},
+            {"layers": list(values), **(about or {})},
             timesteps=steps,
             picture=None if pictures is None else pictures.shape[2:],
         )
@@ -54,7 +60,7 @@ def write_store(
             for one in every if units is None else [every[i] for i in units]:
                 writer.start_unit(one)
                 for name, array in values.items():
-                    for level, step in itertools.product(range(len(noise)), range(steps)):
+                    for level, step in itertools.product(*map(range, array.shape[1:3])):
                         block = array[one.start : one.stop, level, step]
                         writer.put(name, slice(0, len(one)), block, noise=level, timestep=step)
                 if pictures is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fmx.analyze.batches import sample_batches
 from fmx.analyze.class_profile import Ranking, fold_layer, profile_of, settle
 from fmx.analyze.not_finite import without_spoiled
-from fmx.analyze.parts import Part
+from fmx.analyze.parts import Part, noise_levels
 from fmx.errors import FmxError
 from fmx.reduce import Moments
 from fmx.store import Store
@@ -141,5 +141,5 @@ def _summed(
     best = np.where(told, sums, -np.inf).argmax(axis=1)
     largest = np.where(told.any(axis=1), labels[best], "").astype(object)
     result["largest"] = ("sample", largest, {"definition": _ABOUT["largest"]})
-    level = float(ranking.store.tree.to_dataset()["noise"].values[part.level or 0])
+    level = float(noise_levels(ranking.store)[part.level or 0])
     return result.assign_attrs(metric=ranking.metric, noise=level)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fmx.errors import FmxError
 from fmx.store import Store
 
-__all__ = ["WHOLE", "Part", "check_complete", "clean_level", "find_level", "split_samples"]
+__all__ = ["WHOLE", "Part", "check_complete", "clean_level", "find_level", "noise_levels", "split_samples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def check_complete(store: Store, allow_partial: bool) -> None:
 
 def clean_level(store: Store) -> int | None:
     """Give the position of the noise level 0, or None if there is none."""
-    found = np.flatnonzero(_levels(store) == 0)
+    found = np.flatnonzero(noise_levels(store) == 0)
     return int(found[0]) if len(found) else None
 
 
@@ -78,7 +78,7 @@ def find_level(store: Store, noise: float | None) -> int:
     FmxError
         The store has no such level.
     """
-    levels = _levels(store)
+    levels = noise_levels(store)
     if noise is None:
         clean = clean_level(store)
         if clean is None and len(levels) > 1:
@@ -124,7 +124,8 @@ def split_samples(labels: Sequence[str], share: float, seed: int) -> tuple[NDArr
     return ~held, held
 
 
-def _levels(store: Store) -> NDArray[np.float64]:
+def noise_levels(store: Store) -> NDArray[np.float64]:
+    """Give the noise levels of a store (noise)."""
     return np.asarray(store.tree.to_dataset()["noise"].values, dtype=np.float64)
 
 

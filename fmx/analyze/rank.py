@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fmx.analyze.class_profile import OF_CLASSES, PROFILE, Fold, Ranking, fold_layer, profile_of, settle
+from fmx.analyze.parts import noise_levels
 from fmx.analyze.precision import top_channels
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
@@ -171,7 +172,7 @@ def _listed(profile: xr.Dataset, best: np.ndarray, there: np.ndarray, names: lis
 
 
 def _described(result: xr.Dataset, ranking: Ranking) -> xr.Dataset:
-    level = float(ranking.store.tree.to_dataset()["noise"].values[ranking.used.level or 0])
+    level = float(noise_levels(ranking.store)[ranking.used.level or 0])
     about = {
         "channel": "number of the channel, -1 for none",
         "score": f"mean over samples of {ranking.metric}" if "sample" not in result.dims else ranking.metric,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fmx.analyze.batches import merge_along, sample_batches
 from fmx.analyze.not_finite import check_nan, without_spoiled
-from fmx.analyze.parts import check_complete, clean_level
+from fmx.analyze.parts import check_complete, clean_level, noise_levels
 from fmx.analyze.precision import top_channels
 from fmx.errors import FmxError
 from fmx.reduce import NoisePairs
@@ -79,7 +79,7 @@ def robustness(
         raise FmxError(f"At least one top channel is compared, not {top}.")
     check_nan(nan)
     check_complete(store, allow_partial)
-    levels = np.asarray(store.tree.to_dataset()["noise"].values, dtype=np.float64)
+    levels = noise_levels(store)
     clean = clean_level(store)
     if clean is None:
         raise FmxError(f"{store.path} has no noise level 0 to compare the others with: extract it with --noise 0,….")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.analyze.parts import check_complete
+from fmx.analyze.parts import check_complete, find_level, noise_levels
 from fmx.errors import FmxError, StoreError
 from fmx.store import Store
 
@@ -83,7 +83,7 @@ def noise_positions(store: Store, noise: float | Sequence[float] | str | None) -
     FmxError
         The store has no such level.
     """
-    levels = [float(v) for v in store.tree.to_dataset()["noise"].values]
+    levels = [float(v) for v in noise_levels(store)]
     if noise is None:
         return {levels[0]: 0}
     if isinstance(noise, str):
@@ -91,10 +91,4 @@ def noise_positions(store: Store, noise: float | Sequence[float] | str | None) -
             raise FmxError(f"Noise levels are numbers or all, not '{noise}'.")
         return {level: i for i, level in enumerate(levels)}
     wanted = [float(noise)] if isinstance(noise, int | float) else [float(v) for v in noise]
-    found = {level: next((i for i, v in enumerate(levels) if np.isclose(v, level)), -1) for level in wanted}
-    for level, i in found.items():
-        if i < 0:
-            raise FmxError(
-                f"{store.path} has no noise level {level:g}: there are {', '.join(f'{v:g}' for v in levels)}."
-            )
-    return {levels[i]: i for i in found.values()}
+    return {levels[i]: i for i in (find_level(store, level) for level in wanted)}

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fmx.analyze.labels import groups_of
-from fmx.analyze.parts import Part, check_complete, find_level
+from fmx.analyze.parts import Part, check_complete, find_level, noise_levels
 from fmx.analyze.receptive import ReceptiveField, add_boxes, proportional_field
 from fmx.analyze.store_reduce import reduce_store
 from fmx.errors import FmxError
@@ -129,7 +129,7 @@ def _labelled(
         if field is None and size is not None:
             field = proportional_field((array.sizes["y"], array.sizes["x"]), size)
         found = found if field is None else add_boxes(found, field)
-    return found.assign_attrs(noise=float(store.tree.to_dataset()["noise"].values[part.level or 0]))
+    return found.assign_attrs(noise=float(noise_levels(store)[part.level or 0]))
 
 
 def _input_size(store: Store) -> tuple[int, int] | None:

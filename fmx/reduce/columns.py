@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.reduce.blocks import find_runs
+from fmx.reduce.blocks import Runs, find_runs
 from fmx.reduce.protocol import Position, State
 
 __all__ = ["ColumnReducer", "FusedReducer", "Table", "fill_fused", "join_fused", "table"]
@@ -56,11 +56,26 @@ class ColumnReducer(ABC):
     def finalize(self, state: State) -> dict[str, NDArray[Any]]:
         """Turn a state into named results."""
 
-    @abstractmethod
     def fill(
-        self, columns: Table, at: int, block: NDArray[Any], axes: Sequence[int], start: Sequence[Position] | None
+        self,
+        columns: Table,
+        at: int,
+        block: NDArray[Any],
+        axes: Sequence[int],
+        start: Sequence[Position] | None,  # noqa: ARG002 - where a block lies matters to few
     ) -> None:
         """Take in a block in a table where the reducer's first column is `at`."""
+        self.take(columns, at, block, axes)
+
+    def take(self, columns: Table, at: int, block: NDArray[Any], axes: Sequence[int]) -> None:
+        """Take in a block, for reducers that need not know where it lies."""
+        runs = find_runs(block, axes)
+        if runs.length and runs.bases.size:
+            self.take_runs(columns, at, runs)
+
+    def take_runs(self, columns: Table, at: int, runs: Runs) -> None:
+        """Take in the runs of a block, for reducers that need no more of it."""
+        raise NotImplementedError
 
     @abstractmethod
     def join(self, columns: Table, others: Table, at: int) -> None:
@@ -98,14 +113,7 @@ class FusedReducer(ColumnReducer):
         """What the pass must know beside the columns, by place; see `fmx.reduce.kernels.accumulate`."""
         return {}
 
-    def fill(
-        self,
-        columns: Table,
-        at: int,
-        block: NDArray[Any],
-        axes: Sequence[int],
-        start: Sequence[Position] | None,  # noqa: ARG002
-    ) -> None:
+    def take(self, columns: Table, at: int, block: NDArray[Any], axes: Sequence[int]) -> None:
         """Take in a block."""
         fill_fused({at: self}, columns, block, axes)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.reduce.blocks import find_runs
+from fmx.reduce.blocks import Runs
 from fmx.reduce.columns import ColumnReducer, Table
-from fmx.reduce.protocol import Position, State
+from fmx.reduce.protocol import State
 
 __all__ = ["EdgeHistogram"]
 
@@ -68,20 +68,11 @@ class EdgeHistogram(ColumnReducer):
         results = {name: state[name].copy() for name in ("counts", "under", "over", "nan", "inf")}
         return results | {"edges": np.broadcast_to(self.edges, (*state.shape, len(self.edges))).copy()}
 
-    def fill(
-        self,
-        columns: Table,
-        at: int,
-        block: NDArray[Any],
-        axes: Sequence[int],
-        start: Sequence[Position] | None,  # noqa: ARG002
-    ) -> None:
-        """Take in a block."""
+    def take_runs(self, columns: Table, at: int, runs: Runs) -> None:
+        """Take in the runs of a block."""
         from fmx.reduce.edge_kernel import count_between
 
-        runs = find_runs(block, axes)
-        if runs.length and runs.bases.size:
-            count_between(runs.flat, runs.bases, runs.starts, runs.length, runs.step, self.edges, columns[0][:, at:])
+        count_between(runs.flat, runs.bases, runs.starts, runs.length, runs.step, self.edges, columns[0][:, at:])
 
     def join(self, columns: Table, others: Table, at: int) -> None:
         """Merge columns."""

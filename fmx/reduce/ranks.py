@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.reduce.blocks import find_runs
+from fmx.reduce.blocks import Runs
 from fmx.reduce.columns import ColumnReducer, Table
-from fmx.reduce.protocol import Position, State
+from fmx.reduce.protocol import State
 
 __all__ = ["RankCounts", "SortedQuantiles", "between", "rank_of"]
 
@@ -105,21 +105,12 @@ class RankCounts(ColumnReducer):
         """Dims of results."""
         return dict.fromkeys(("first", "shift", "under"), ("target",)) | {"counts": ("target", "part")}
 
-    def fill(
-        self,
-        columns: Table,
-        at: int,
-        block: NDArray[Any],
-        axes: Sequence[int],
-        start: Sequence[Position] | None,  # noqa: ARG002
-    ) -> None:
-        """Take in a block."""
+    def take_runs(self, columns: Table, at: int, runs: Runs) -> None:
+        """Take in the runs of a block."""
         from fmx.reduce.rank_kernel import count_ranks
 
-        runs = find_runs(block, axes)
-        if runs.length and runs.bases.size:
-            where = runs.flat, runs.bases, runs.starts, runs.length, runs.step
-            count_ranks(*where, self.targets, 2**self.bits, columns[0][:, at:])
+        where = runs.flat, runs.bases, runs.starts, runs.length, runs.step
+        count_ranks(*where, self.targets, 2**self.bits, columns[0][:, at:])
 
     def join(self, columns: Table, others: Table, at: int) -> None:
         """Merge columns."""
@@ -154,21 +145,12 @@ class SortedQuantiles(ColumnReducer):
         """Give the quantiles."""
         return {"quantiles": state["quantiles"].copy()}
 
-    def fill(
-        self,
-        columns: Table,
-        at: int,
-        block: NDArray[Any],
-        axes: Sequence[int],
-        start: Sequence[Position] | None,  # noqa: ARG002
-    ) -> None:
+    def take_runs(self, columns: Table, at: int, runs: Runs) -> None:
         """Take in the block that holds everything."""
         from fmx.reduce.rank_kernel import sorted_quantiles
 
-        runs = find_runs(block, axes)
-        if runs.length and runs.bases.size:
-            where = runs.flat, runs.bases, runs.starts, runs.length, runs.step
-            sorted_quantiles(*where, self.q, columns[1][:, at:])
+        where = runs.flat, runs.bases, runs.starts, runs.length, runs.step
+        sorted_quantiles(*where, self.q, columns[1][:, at:])
 
     def join(self, columns: Table, others: Table, at: int) -> None:  # noqa: ARG002
         """Refuse: sorted parts can't be merged into quantiles."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fmx.reduce.blocks import as_floats, find_runs
 from fmx.reduce.columns import ColumnReducer, Table
-from fmx.reduce.protocol import Position, State
+from fmx.reduce.protocol import State
 
 __all__ = ["NoisePairs", "TimeSeries"]
 
@@ -74,20 +74,11 @@ class NoisePairs(ColumnReducer):
                 "lost": state["lost"].copy(),
             }
 
-    def fill(
-        self,
-        columns: Table,
-        at: int,
-        block: NDArray[Any],
-        axes: Sequence[int],
-        start: Sequence[Position] | None,  # noqa: ARG002
-    ) -> None:
+    def take(self, columns: Table, at: int, block: NDArray[Any], axes: Sequence[int]) -> None:
         """Take in a block."""
         from fmx.reduce.series_kernel import add_pairs
 
-        if block.shape[self.axis] != self.levels:
-            raise ValueError(f"a block holds {block.shape[self.axis]} of {self.levels} noise levels")
-        found = _without_axis(block, axes, self.axis)
+        found = _without_axis(block, axes, self.axis, self.levels, "noise levels")
         if found is not None:
             flat, runs, apart = found
             where = flat, runs.bases, runs.starts, runs.length, runs.step, apart
@@ -165,20 +156,11 @@ class TimeSeries(ColumnReducer):
                 "lost": state["lost"].copy(),
             }
 
-    def fill(
-        self,
-        columns: Table,
-        at: int,
-        block: NDArray[Any],
-        axes: Sequence[int],
-        start: Sequence[Position] | None,  # noqa: ARG002
-    ) -> None:
+    def take(self, columns: Table, at: int, block: NDArray[Any], axes: Sequence[int]) -> None:
         """Take in a block."""
         from fmx.reduce.series_kernel import add_series
 
-        if block.shape[self.axis] != self.times:
-            raise ValueError(f"a block holds {block.shape[self.axis]} of {self.times} timesteps")
-        found = _without_axis(block, axes, self.axis)
+        found = _without_axis(block, axes, self.axis, self.times, "timesteps")
         if found is not None:
             flat, runs, apart = found
             where = flat, runs.bases, runs.starts, runs.length, runs.step, apart
@@ -192,8 +174,12 @@ class TimeSeries(ColumnReducer):
         columns[1][:, real] += others[1][:, real]
 
 
-def _without_axis(block: NDArray[Any], axes: Sequence[int], axis: int) -> tuple[NDArray[Any], Any, int] | None:
+def _without_axis(
+    block: NDArray[Any], axes: Sequence[int], axis: int, length: int, what: str
+) -> tuple[NDArray[Any], Any, int] | None:
     """See a block as runs of the values at the first entry of an axis; the others lie so far behind each."""
+    if block.shape[axis] != length:
+        raise ValueError(f"a block holds {block.shape[axis]} of {length} {what}")
     if axis not in axes:
         raise ValueError(f"axis {axis} is not among those that are summed up, {tuple(axes)}")
     if block.size == 0:
