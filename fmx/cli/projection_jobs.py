@@ -55,7 +55,8 @@ class Projections:
         """Project the top maps of each layer together: a sheet a sample."""
         rows = []
         for index, sample in self._samples():
-            drawn, made, shown = [], [], None
+            drawn, shown = [], None
+            made: list[dict[str, Any]] = []
             for layer in self.layers:
                 found = self._project(index, layer, group="together")
                 shown = input_picture(self.pictures, index, found) if shown is None else shown
