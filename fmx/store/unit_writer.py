@@ -28,7 +28,8 @@ from fmx.store.schema import MAKING
 
 __all__ = ["UnitWriter", "writer_bytes"]
 
-_THREADS_FOLDER = 2
+# More than there are cores, as some wait for the disk.
+_THREADS_FOLDER = 4
 _THREADS_REMOTE = 8
 
 
