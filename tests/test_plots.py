@@ -178,6 +178,24 @@ def test_spatial_patterns(store: Any, width: float) -> None:
     np.testing.assert_allclose(maps["peaks"], counted)
 
 
+def test_peaks_of_large_maps_are_counted_in_cells() -> None:
+    rng = np.random.default_rng(0)
+    y, x = rng.integers(0, 100, (2, 30, 4))
+    where = ("channel", "rank")
+    peaks = xr.Dataset({"y": (where, y), "x": (where, x), "sample_number": (where, np.where(y == y[0, 0], -1, 0))})
+    maps = xr.Dataset({name: (("y", "x"), rng.random((100, 100))) for name in ("mean", "var")})
+    figure = plots.spatial_patterns(maps, peaks)
+    check_layout(figure)
+    shown = axes_of(figure, "peaks").images[0]
+    wanted = np.zeros((25, 25))
+    for i, j in zip(y.ravel(), x.ravel(), strict=True):
+        if i != y[0, 0]:
+            wanted[i // 4, j // 4] += 1
+    np.testing.assert_allclose(shown.get_array(), wanted)
+    assert tuple(shown.get_extent()) == (-0.5, 99.5, 99.5, -0.5)
+    assert "cells of 4 × 4" in caption(figure)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("count", [1, 7, 40, 400])
 def test_layers_side_by_side(count: int, width: float) -> None:
@@ -463,6 +481,11 @@ def test_names_are_shortened_in_their_middle() -> None:
     names = [f"features.denseblock4.denselayer{i}.conv2" for i in range(16)]
     assert len(set(short_names(names, 30.0))) == 16
     assert all(text_width(n, 7) <= 30 for n in short_names(names, 30.0))
+    # Numbers of blocks are not cut in two.
+    cut = short_names([f"features.{i}.conv.1.0" for i in range(18)], 20.0)
+    assert all(
+        name.endswith(f"{'.' if name.startswith('features.') else '…'}{i}.conv.1.0") for i, name in enumerate(cut)
+    )
 
 
 def test_captions_break_between_words() -> None:
@@ -712,3 +735,21 @@ def test_command_draws_clips_channels_and_differences(clips: Any, tmp_path: Path
     text = (tmp_path / "model" / "c" / "distribution_one_channel.svg").read_text()
     assert "channel 8" in text
     assert "channel 2" not in text
+
+
+@pytest.mark.real
+def test_real_network_in_a_column(real: Path, tmp_path: Path, cli: Any) -> None:
+    model, pictures = real / "models" / "cifar10_cnn_traced.pt", tmp_path / "pictures"
+    for label in ("automobile", "frog", "truck"):
+        (pictures / label).mkdir(parents=True)
+        for path in sorted((real / "images" / "cifar10" / label).iterdir())[:6]:
+            (pictures / label / path.name).symlink_to(path)
+    store = tmp_path / "a.zarr"
+    options = ["--range", "0,255", "--input-shape", "3,32,32", "--layers", "13,26", "--noise", "0,0.2", "--outputs"]
+    assert cli("extract", model, pictures, "-o", store, *options).code == 0
+    plotted = ["--plots", "robustness,class-sums,layers,spatial", "--width", "85", "--format", "svg"]
+    ran = cli("render", "plots", store, "-o", tmp_path / "out", "--name", "a", *plotted)
+    assert ran.code == 0, ran.err
+    text = (tmp_path / "out" / "cifar10_cnn_traced" / "a" / "robustness.svg").read_text()
+    assert "flipped predictions (%)" in text
+    assert "18 samples" in text

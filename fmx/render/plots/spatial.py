@@ -17,6 +17,7 @@ from fmx.render.plots.text import definitions
 
 __all__ = ["spatial_patterns"]
 
+_MOST_CELLS = 32
 _WHAT, _COMMAND = "spatial patterns", "fmx stats --by y,x"
 
 
@@ -69,7 +70,8 @@ def spatial_patterns(
     page.height = rows * (min(max(each * high / wide, 18), 48 if stacked else 90) + 13)
     grid: Any = page.figure.subplots(*((len(maps), 1) if stacked else (1, len(maps))), squeeze=False)
     for axes, (name, text, values, cmap) in zip(grid.ravel(), maps, strict=True):
-        _draw(axes, values, text, cmap, page)
+        cell = _cell((high, wide)) if name == "peaks" else 1
+        _draw(axes, values, text, cmap, page, cell)
         axes.set_gid(name)
     return page.finish()
 
@@ -82,15 +84,22 @@ def _peaks(peaks: xr.Dataset, shape: tuple[int, ...]) -> tuple[NDArray[np.float6
     there = np.asarray(peaks["sample_number"].values) >= 0
     y, x = (np.asarray(peaks[name].values)[there].astype(np.int64) for name in ("y", "x"))
     inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
-    found = np.zeros(shape)
-    np.add.at(found, (y[inside], x[inside]), 1)
+    cell = _cell(shape)
+    found = np.zeros((-(-shape[0] // cell), -(-shape[1] // cell)))
+    np.add.at(found, (y[inside] // cell, x[inside] // cell), 1)
     if not inside.any():
         found[:] = np.nan
     ranks = peaks.sizes.get("rank", 1)
-    return found, f"peaks: places of the largest value of each channel in its {ranks} strongest samples"
+    about = f"peaks: places of the largest value of each channel in its {ranks} strongest samples"
+    return found, about + (f", counted in cells of {cell} × {cell}" if cell > 1 else "")
 
 
-def _draw(axes: Axes, values: NDArray[np.float64], text: str, cmap: str, page: Page) -> None:
+def _cell(shape: tuple[int, ...]) -> int:
+    """Side of the cells in which peaks are counted: one position of a large map is too small to be seen."""
+    return max(-(-max(shape) // _MOST_CELLS), 1)
+
+
+def _draw(axes: Axes, values: NDArray[np.float64], text: str, cmap: str, page: Page, cell: int) -> None:
     axes.set_title(text)
     axes.set_anchor("W")
     known = values[np.isfinite(values)]
@@ -98,7 +107,9 @@ def _draw(axes: Axes, values: NDArray[np.float64], text: str, cmap: str, page: P
         say_inside(axes, "no finite values")
         return
     low, high = float(known.min()), float(known.max())
-    shown = axes.imshow(values, cmap=cmap, vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
+    ends = (-0.5, values.shape[1] * cell - 0.5, values.shape[0] * cell - 0.5, -0.5)
+    top = high if high > low else low + 1
+    shown = axes.imshow(values, cmap=cmap, vmin=low, vmax=top, interpolation="nearest", extent=ends)
     axes.set_xlabel("x")
     axes.set_ylabel("y")
     for axis in (axes.xaxis, axes.yaxis):

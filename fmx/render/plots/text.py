@@ -72,14 +72,26 @@ def _without_middle(text: str, kept: int, head: float) -> str:
     return f"{text[:first]}…{text[len(text) - (kept - first) :]}"
 
 
+@lru_cache(maxsize=4096)
+def _by_segments(name: str, width: float, size: float) -> str:
+    """Shorten a dotted name so that as many of its last segments as possible stay whole."""
+    if text_width(name, size) <= width:
+        return name
+    starts = [i + 1 for i, c in enumerate(name) if c == "." and i > 1]
+    tails = [name[i:] for i in starts if text_width(f"{name[0]}…{name[i:]}", size) <= width]
+    if not tails:
+        return short(name, width, size)
+    first = 1
+    while text_width(f"{name[: first + 1]}…{tails[0]}", size) <= width:
+        first += 1
+    return f"{name[:first]}…{tails[0]}"
+
+
 def short_names(names: Sequence[str], width: float, size: float = 7.0) -> list[str]:
     """Shorten names so that they stay apart, if that can be: layers often differ in their ends only."""
-    found: list[str] = []
-    for head in (0.5, 0.25, 0.0):
-        found = [short(name, width, size, head) for name in names]
-        if len(set(found)) == len(set(names)):
-            break
-    return found
+    ways = [[_by_segments(name, width, size) for name in names]]
+    ways += [[short(name, width, size, head) for name in names] for head in (0.5, 0.25, 0.0)]
+    return max(ways, key=lambda found: len(set(found)))
 
 
 def wrapped(pieces: Sequence[str], width: float, size: float = SMALL, separator: str = " · ") -> list[str]:
