@@ -385,3 +385,19 @@ def test_a_layer_without_channels_and_clips_are_refused() -> None:
         open_pictures(model, noise((1, 3, 4, 4)))
     with pytest.raises(LayerError):
         Deconvnet(open_pictures(tiny_resnet(), noise((1, 3, 32, 32)))).project(0, "nothing")
+
+
+def test_the_benchmark_runs_and_its_contenders_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    import importlib.util
+    from pathlib import Path
+
+    file = Path(__file__).parents[1] / "benchmarks" / "projection.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_projection", file)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    benchmark.main("--size 32 --layer 7 --channels 5 --loop 2 --least 4 --rounds 1 --batch-size 2".split())
+    printed = capsys.readouterr().out
+    assert "all 5 channels" in printed
+    assert float(printed.split("largest difference ")[1].split()[0]) < 1e-5
