@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import FORMATS
@@ -261,6 +262,30 @@ def test_where_no_gradient_gets_through_is_named() -> None:
     with pytest.raises(ModelError, match=r"second .* can't be maximized: no gradient gets through \w+.*layers before"):
         maximize(model, "second", [0], steps=2)
     assert maximize(model, "first", [0], steps=2)["first"]["status"].values.tolist() == ["ok"]
+
+
+def test_a_quantized_model_is_refused_by_the_name_of_its_operator() -> None:
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])
+    scores = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", 4, 8, 8])
+    weights = {
+        "w": np.ones((4, 3, 1, 1), np.uint8),
+        "scale": np.array(0.1, np.float32),
+        "zero": np.array(0, np.uint8),
+    }
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["small"]),
+        onnx.helper.make_node(
+            "QLinearConv", ["small", "scale", "zero", "w", "scale", "zero", "scale", "zero"], ["conv"], name="conv"
+        ),
+        onnx.helper.make_node("DequantizeLinear", ["conv", "scale", "zero"], ["scores"], name="back"),
+    ]
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "net", [image], [scores], tensors)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    model = fmx.load(proto)
+    said = r"gets through small \(QuantizeLinear\); what needs no gradients still works, such as fmx top-samples"
+    with pytest.raises(ModelError, match=said):
+        maximize(model, model.layers[-1].name, [0], steps=1)
 
 
 def test_what_cannot_be_asked_for(model: Any) -> None:

@@ -42,6 +42,7 @@ def picture_preprocess(model: Model) -> Preprocess:
 
 
 _LEAK = 0.1
+_STILL_WORKS = "what needs no gradients still works, such as fmx top-samples"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,12 @@ class Network:
         self._infos = known
         self.device = _device(device)
         self._model = model
-        self.module = self._ready(model.torch_module())
+        try:
+            self.module = self._ready(model.torch_module())
+        except ModelError as error:
+            raise ModelError(
+                f"{str(error).rstrip('.')}; what needs no gradients still works, such as fmx top-samples."
+            ) from None
         self._dtype = getattr(torch, model.inputs[0].dtype)
         self._scale, self._shift = _scaling(preprocess, self.device)
         self._last = preprocess.layout == "HWC"
@@ -178,21 +184,22 @@ class Network:
         lost = [name for name, value in found.items() if not value.requires_grad]
         if lost:
             what = "The output" if lost[0] == OUTPUT else lost[0]
+            barrier, passed = self._barrier(height, width, way)
+            works = "layers before it can" if passed else _STILL_WORKS
             raise ModelError(
-                f"{what} of {self.source} can't be maximized: no gradient gets through "
-                f"{self._barrier(height, width, way)}; layers before it can."
+                f"{what} of {self.source} can't be maximized: no gradient gets through {barrier}; {works}."
             )
 
-    def _barrier(self, height: int, width: int, way: _Way) -> str:
-        """Name the first operation through which no gradient gets."""
+    def _barrier(self, height: int, width: int, way: _Way) -> tuple[str, bool]:
+        """Name the first layer through which no gradient gets, and say whether one gets through any before it."""
         passed = False
         for name in self.module.layer_names:
             x = self._input(self._trial(height, width), way)
             value = self.module.capture(x[:1] if way.single else x, [name])[name]
-            if passed and not value.requires_grad:
-                return f"{name} ({self._infos[name].kind})" if name in self._infos else name
-            passed |= value.requires_grad
-        return "its last operations" if passed else "its first operation"
+            if not value.requires_grad:
+                return (f"{name} ({self._infos[name].kind})" if name in self._infos else name), passed
+            passed = True
+        return "its last operations", passed
 
 
 def _leaky_gradient(gradient: Tensor, x: Tensor) -> Tensor:
