@@ -233,8 +233,9 @@ def test_regions_against_the_slow_reference(style):
         assert (drawn[inside & ~line] == picture[inside & ~line]).all()
     if style == "crop":
         assert region_box(inside, heat) == (4, 10, 5, 12)
-        # 6×7 pixels enlarged to 21×24, in the middle of white.
-        assert (drawn[:1] == 255).all() and (drawn[-1:] == 255).all() and (drawn[3:20] != 255).any(axis=2).all()
+        # 6×7 pixels with 3 around them, 12×13, enlarged to 22×24, in the middle of white.
+        large = Image.fromarray(picture[1:13, 2:15]).resize((24, 22), Image.Resampling.BICUBIC)
+        assert (drawn[:1] == 255).all() and (drawn[-1:] == 255).all() and (drawn[1:-1] == np.asarray(large)).all()
 
 
 def test_regions_of_flat_maps_and_mistakes():
@@ -394,6 +395,13 @@ def test_films_have_frames_of_one_size(store, over, view, tmp_path):
     with av.open(str(write_video(tmp_path / "a.avi", film))) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert all((one == frame.rgb()).all() for one, frame in zip(decoded, made, strict=True))
+
+
+def test_films_with_long_names_have_frames_of_one_size(tmp_path, values):
+    ids = ["a", "b" * 60, "c" * 300, "d", "e"]
+    store = write_store(tmp_path / "b.zarr", {"conv": values["conv"]}, noise=NOISE, ids=ids, labels=list("uvwxy"))
+    for over, samples in (("sample", ids), ("channel", ids[2:])):
+        assert len({frame.size for frame in Film(store, "conv", over, samples, size=16)}) == 1
 
 
 def test_films_have_one_range_for_all_frames(store, values):

@@ -211,9 +211,10 @@ class Film:
             picture = rgb_of(read_picture(self.store, maps.sample, maps.timestep or 0))
             panels.insert(0, Panel("clean input" if maps.noise else "input", fitted(picture, drawn.shape[:2])))
         if self.legend:
-            hidden = {"layer"} if self.over == "channel" else {"layer", "channel"}
+            hidden = {"layer", "sample"} if self.over == "channel" else {"layer", "sample", "channel"}
             said = " · ".join(f"{key} {value}" for key, value in labels.items() if key not in hidden)
-            return Frame(stack_panels(panels, [said], colours(self.cmap)), labels=labels)
+            lines = [f"sample {labels['sample']}", said]
+            return Frame(stack_panels(panels, lines, colours(self.cmap), fixed_lines=True), labels=labels)
         gap = np.full((drawn.shape[0], max(drawn.shape[1] // 32, 2), 3), 255, dtype=np.uint8)
         beside = [part for panel in panels for part in (gap, panel.pixels)][1:]
         return Frame(np.concatenate(beside, axis=1), labels=labels)

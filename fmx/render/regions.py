@@ -16,6 +16,8 @@ __all__ = ["STYLES", "fitted", "region_box", "region_picture"]
 STYLES = ("heat", "mask", "contour", "crop")
 # What lies outside a mask keeps so much of its brightness.
 _DIMMED = 0.2
+# A region by itself is often too small to tell what it is of.
+_AROUND = 8
 _LINE, _EDGE = np.array([255, 225, 0], np.uint8), np.array([0, 0, 0], np.uint8)
 
 
@@ -40,8 +42,8 @@ def region_picture(
         (y', x') at any resolution.
     style : {"heat", "mask", "contour", "crop"}
         ``heat``: colours laid over the picture. ``mask``: the picture, dark where the map is below the threshold.
-        ``contour``: lines around what is at or above it. ``crop``: the box around the region of the highest point,
-        enlarged to the size of the picture as far as its sides allow, on white.
+        ``contour``: lines around what is at or above it. ``crop``: the box around the region of the highest point
+        with an eighth of the picture on each side, enlarged to the size of the picture as far as its sides allow.
     alpha : float
         Opacity of colours, or of what the mask takes away, 0 to 1.
     threshold : float, optional
@@ -79,7 +81,8 @@ def region_picture(
     if style == "contour":
         return _outlined(shown, inside)
     top, bottom, left, right = region_box(inside, warmth)
-    return fitted(shown[top:bottom, left:right], shown.shape[:2])
+    down, along = shown.shape[0] // _AROUND, shown.shape[1] // _AROUND
+    return fitted(shown[max(top - down, 0) : bottom + down, max(left - along, 0) : right + along], shown.shape[:2])
 
 
 def region_box(inside: NDArray[np.bool_], warmth: NDArray[np.floating[Any]]) -> tuple[int, int, int, int]:

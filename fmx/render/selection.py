@@ -146,7 +146,9 @@ def positions(maps: Maps, channels: Sequence[int] | None) -> list[int]:
     at = {number: i for i, number in enumerate(maps.numbers)}
     for channel in channels:
         if channel not in at:
-            there = f"0 to {len(at) - 1}" if set(at) == set(range(len(at))) else f"{len(at)} others"
+            whole = set(at) == set(range(len(at)))
+            few = [*map(str, list(at)[:6]), *(["…"] if len(at) > 6 else [])]
+            there = f"0 to {len(at) - 1}" if whole else f"{', '.join(few)} ({len(at)} in all)"
             raise FmxError(f"Layer {maps.layer} has no channel {channel}: there are {there}.")
     return [at[channel] for channel in channels]
 

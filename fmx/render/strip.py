@@ -37,7 +37,9 @@ class Panel:
         return min(max(self.width // 16, 12), 32)
 
 
-def stack_panels(panels: Sequence[Panel], caption: Sequence[str], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def stack_panels(
+    panels: Sequence[Panel], caption: Sequence[str], table: NDArray[np.uint8], *, fixed_lines: bool = False
+) -> NDArray[np.uint8]:
     """Draw panels of one size in rows, below a caption.
 
     Parameters
@@ -48,6 +50,9 @@ def stack_panels(panels: Sequence[Panel], caption: Sequence[str], table: NDArray
         Facts about all of them.
     table : ndarray of uint8
         Colours of the bars from low to high, (levels, 3).
+    fixed_lines : bool
+        Each fact of the caption has a line of its own and is shortened to fit it, so that pictures that differ in
+        numbers only are of one size.
 
     Returns
     -------
@@ -59,7 +64,9 @@ def stack_panels(panels: Sequence[Panel], caption: Sequence[str], table: NDArray
     size = panels[0].text_size
     gap = margin = size
     width = columns * (panels[0].width + gap) - gap
-    strips = [_coloured(paragraph(wrap(caption, width, size), width, size, INK))]
+    shortened = [middle_ellipsis(fact, width, size) for fact in caption]
+    lines = shortened if fixed_lines else wrap(caption, width, size)
+    strips = [_coloured(paragraph(lines, width, size, INK))]
     for first in range(0, len(panels), columns):
         strips += [_blank(gap * 3 // 4, width), _row(panels[first : first + columns], width, gap, table)]
     return np.pad(np.concatenate(strips), ((margin,) * 2, (margin,) * 2, (0, 0)), constant_values=255)
