@@ -138,7 +138,7 @@ class TestCompare:
 class TestDecompose:
     def test_principal_components(self, cli):
         ran = cli("decompose", "a.zarr", "--components", "3", "--save", "pca")
-        assert ran.out.splitlines()[0].split()[:4] == ["layer", "channels", "components", "first"]
+        assert ran.out.splitlines()[0].split()[:4] == ["layer", "channels", "components", "share"]
         saved = open_analysis(open_store("a.zarr").tree, "pca")
         assert saved["maps"].coordinates.shape == (N, 3)
         found = rows(cli("decompose", "a.zarr", "--components", "3", "--json", "--layers", "maps"))
@@ -158,7 +158,7 @@ class TestInformation:
     def test_a_table_and_rows(self, cli):
         ran = cli("information", "a.zarr", "--bins", "4")
         header, first, *_ = ran.out.splitlines()
-        assert header.split() == ["layer", "channel", "most", "mean", "chance", "samples"]
+        assert header.split() == ["layer", "best", "channel", "its", "bits", "mean", "bits", "by", "chance", "samples"]
         assert first.split()[:2] == ["maps", "2"]
         assert "about label (1 bits)" in ran.err
         found = rows(cli("information", "a.zarr", "--bins", "4", "--json", "--noise", "all", "--layers", "maps"))

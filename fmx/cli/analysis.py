@@ -38,7 +38,7 @@ def register_analyses(app: typer.Typer) -> None:
         "export": (export, "acts.zarr --analysis stats -o out --format csv"),
     }
     for name, (function, words) in examples.items():
-        app.command(name, epilog=f"Example: fmx {name} {words}")(function)
+        app.command(name, help=common.help_of(function), epilog=f"Example: fmx {name} {words}")(function)
 
 
 def stats(

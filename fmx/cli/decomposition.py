@@ -63,8 +63,12 @@ def decompose(
         common.show([row for name, one in found.items() for row in _component_rows(name, one)], {}, json=True)
     else:
         rows = [_summary(name, dataset, method) for name, dataset in found.items()]
-        columns = {key: key.replace("_", " ") for key in rows[0] if key not in ("nan", "inf")}
-        common.show(rows, columns | common.lost_column(rows), json=False)
+        columns = {key: _HEADINGS.get(key, key.replace("_", " ")) for key in rows[0] if key not in ("nan", "inf")}
+        told = ["shares of the variance over samples, timesteps and positions"] if method == "pca" else []
+        common.show(rows, columns | common.lost_column(rows), json=False, about=told)
+
+
+_HEADINGS = {"first": "share of 1", "first_3": "of 3", "all_of_them": "of all"}
 
 
 def _plane(dataset: xr.Dataset) -> xr.Dataset:
@@ -158,7 +162,8 @@ def information(
     rows = to_rows(found)
     if per == "layer" and not json:
         rows = [row for name, dataset in found.items() for row in _best(name, dataset, of)]
-        columns = {key: key for key in rows[0] if key not in ("nan", "inf")}
+        headings = {of: f"best {of}", "most": "its bits", "mean": "mean bits", "chance": "by chance"}
+        columns = {key: headings.get(key, key) for key in rows[0] if key not in ("nan", "inf")}
     else:
         columns = {key: key for key in ("layer", "noise", of, "information", "chance", "share") if key in rows[0]}
     told = f"{estimator}, in bits, about {about}"

@@ -40,7 +40,12 @@ def robustness(
     shown = rows if json else [row for row in rows if row["noise"] != 0]
     names = ["layer", *(["channel"] if per == "channel" else []), "noise"]
     names += ["sqnr", "cosine", "relative_l2", "correlation", "top_overlap", "halved", "flipped", "half_level"]
-    headings = {"sqnr": "SQNR dB", "relative_l2": "rel. L2", "top_overlap": f"top {top} kept", "halved": "halved"}
+    headings = {
+        "sqnr": "SQNR dB",
+        "relative_l2": "rel. L2",
+        "top_overlap": f"top {top} kept",
+        "half_level": "half level",
+    }
     about = []
     if per == "layer" and rows and "flipped" not in rows[0]:
         about = ["extract with --outputs to see the share of flipped predictions"]

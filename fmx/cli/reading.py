@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "Save",
     "Seed",
     "Top",
+    "help_of",
     "lost_column",
     "open_for",
     "reading",
@@ -65,6 +67,12 @@ Nan = Annotated[
     typer.Option(help="Values that are not finite: skip them, or keep: results are NaN that have one among theirs."),
 ]
 Top = Annotated[int, typer.Option("--top", "-k", help="Channels listed.")]
+
+
+def help_of(function: Callable[..., None]) -> str:
+    """Give a command's docstring with its paragraphs on one line each, which terminals of any width can break."""
+    return "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(function) or "").split("\n\n"))
+
 
 # A table that is longer is not read by anyone.
 MOST_ROWS = 40

@@ -36,7 +36,7 @@ def register_comparisons(app: typer.Typer) -> None:
         information: "acts.zarr --about label --layers layer4",
     }
     for function, words in examples.items():
-        app.command(epilog=f"Example: fmx {function.__name__} {words}")(function)
+        app.command(help=common.help_of(function), epilog=f"Example: fmx {function.__name__} {words}")(function)
 
 
 def compare(
