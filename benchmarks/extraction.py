@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -360,15 +359,13 @@ def _rate(model: str, place: Path, batch: int, processes: int) -> Callable[[], f
     """Give images a second from the first samples that are done to the last ones."""
     from fmx.extraction import Request, Status, run, settle
 
-    to = place / f"{processes}.zarr"
-    request = Request(
-        model=model, data=place / "data.npy", to=to, layers=LAYERS, batch_size=batch, workers=processes, engine="folded"
-    )
+    numbers = itertools.count()
+    request = {"model": model, "data": place / "data.npy", "layers": LAYERS, "batch_size": batch, "engine": "folded"}
 
     def once() -> float:
-        shutil.rmtree(to, ignore_errors=True)
         marks: list[Status] = []
-        run(settle(request), marks.append)
+        to = place / f"{processes}-{next(numbers)}.zarr"
+        run(settle(Request(**request, to=to, workers=processes)), marks.append)
         first = next(mark for mark in marks if mark.done)
         return (marks[-1].done - first.done) / (marks[-1].seconds - first.seconds)
 

@@ -7,10 +7,11 @@ nothing else: its task is given to another one, which leaves out what is there a
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fmx.adapter import Session
@@ -22,7 +23,8 @@ from fmx.store import Place, pending_units
 
 __all__ = ["Cluster", "cluster_for"]
 
-_TASKS_A_WORKER = 4
+# Of what is left, a task takes one part in as many as there are workers times this.
+_SHARES_A_WORKER = 2
 _MOST_UNITS = 8
 _LOST_WORKERS = 10
 
@@ -73,20 +75,29 @@ class Cluster:
             self.client.submit(_fill, self._token, request, place, group, pure=False, retries=_LOST_WORKERS)
             for group in groups
         ]
-        finished = as_completed(tasks)
-        for task in finished:
-            done(task.result())
-            if stop() and not halt.is_set():
-                halt.set()
+        try:
+            for task in as_completed(tasks):
+                done(task.result())
+                if stop() and not halt.is_set():
+                    halt.set()
+        finally:
+            self.client.run(_leave, self._token, on_error="ignore")
 
     def _one(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self.client.submit(function, *arguments, pure=False, retries=1).result()
 
 
 def _groups(units: Sequence[range], workers: int) -> list[list[range]]:
-    """Split units into tasks: a few for each worker, so that none waits long for the last one."""
-    size = min(max(len(units) // (max(workers, 1) * _TASKS_A_WORKER), 1), _MOST_UNITS)
-    return [list(units[i : i + size]) for i in range(0, len(units), size)]
+    """Split units into tasks: long ones first, within which writing goes on beside the model, then ever shorter ones.
+
+    So no worker waits long for the last one (guided self-scheduling, Polychronopoulos & Kuck 1987).
+    """
+    groups, left = [], list(units)
+    while left:
+        size = min(max(len(left) // (max(workers, 1) * _SHARES_A_WORKER), 1), _MOST_UNITS)
+        groups.append(left[:size])
+        left = left[size:]
+    return groups
 
 
 @contextmanager
@@ -143,34 +154,48 @@ def _check_sendable(request: Request) -> None:
 
 # -- in the workers ------------------------------------------------------------------------------------
 
-# A worker opens the model once, for all of its tasks.
-_settled: dict[str, Settled] = {}
-_sessions: dict[tuple[str, str], Session] = {}
+
+@dataclass
+class _Work:
+    """What a worker keeps between its tasks: it opens the model once, and keeps the memory of a batch for the next."""
+
+    token: str
+    settled: Settled
+    stack: ExitStack = field(default_factory=ExitStack)
+    session: Session | None = None
+
+    def open(self, engine: str) -> Session:
+        if self.session is None:
+            from fmx.extraction.run import open_session
+
+            self.stack.enter_context(memory_is_kept())
+            self.session = self.stack.enter_context(open_session(self.settled, engine))
+        return self.session
 
 
-def _settled_here(token: str, request: Request) -> Settled:
-    if token not in _settled:
-        _settled.clear()
-        _settled[token] = settle(request)
-    return _settled[token]
+_work: list[_Work] = []
+# A session is for one thread; workers that have several compute with all of them anyway.
+_one_at_a_time = threading.Lock()
 
 
-def _session_here(token: str, settled: Settled, engine: str) -> Session:
-    key = (token, engine)
-    if key not in _sessions:
-        for session in _sessions.values():
-            session.__exit__(None, None, None)
-        _sessions.clear()
-        from fmx.extraction.run import open_session
+def _work_here(token: str, request: Request) -> _Work:
+    if not _work or _work[0].token != token:
+        _leave()
+        _work.append(_Work(token, settle(request)))
+    return _work[0]
 
-        _sessions[key] = open_session(settled, engine).__enter__()
-    return _sessions[key]
+
+def _leave(token: str | None = None) -> None:
+    """Let go of what is kept, if it is of this run."""
+    while _work and token in {None, _work[0].token}:
+        _work.pop().stack.close()
 
 
 def _settle_engine(token: str, request: Request) -> dict[str, Any]:
     from fmx.extraction.run import choose_engine
 
-    return choose_engine(_settled_here(token, request))
+    with _one_at_a_time:
+        return choose_engine(_work_here(token, request).settled)
 
 
 def _fill(token: str, request: Request, place: Place, units: Sequence[range]) -> int:
@@ -179,11 +204,10 @@ def _fill(token: str, request: Request, place: Place, units: Sequence[range]) ->
 
     from fmx.extraction.run import fill_units
 
-    settled = _settled_here(token, request)
     missing = set(pending_units(place))
     todo = [unit for unit in units if unit in missing]
-    session, stop = _session_here(token, settled, request.engine), Event(f"fmx-stop-{token}").is_set
-    with memory_is_kept():
-        fill_units(settled, session, place, todo, stop=stop)
+    with _one_at_a_time:
+        work = _work_here(token, request)
+        fill_units(work.settled, work.open(request.engine), place, todo, stop=Event(f"fmx-stop-{token}").is_set)
     left = set(pending_units(place))
     return sum(len(unit) for unit in units if unit not in left)
