@@ -212,6 +212,15 @@ def test_what_the_command_refuses(words: tuple[Any, ...], said: str, place: Path
     assert not (place / "maximized" / "traced" / "run").exists()
 
 
+def test_a_film_of_channels_and_classes(place: Path, cli: Any) -> None:
+    ran = cli(*WORDS, "--layer", "layer1", "--channels", "1,5", "--logits", "2", "--film", "film.avi")
+    assert ran.code == 0, ran.err
+    assert (place / "film.avi").stat().st_size > 1000
+    many = cli(*WORDS[:-1], "many", "--layer", "layer1", "--pictures", 9, "--film", "other.avi")
+    assert many.code == 2
+    assert "A film shows at most 64 pictures, not 72" in many.err
+
+
 def test_a_name_that_is_taken_is_told_before_anything_runs(place: Path, cli: Any) -> None:
     cli(*WORDS, "--logits", "1")
     ran = cli(*WORDS, "--logits", "2")

@@ -113,12 +113,10 @@ def maximize(
     from fmx.cli.output import note, progress
     from fmx.cli.reading import show
     from fmx.maximize import maximize as compute
+    from fmx.maximize.targets import targets_of
 
     if store is not None:
         check_store(store)
-    if film is not None:
-        check_film(film, overwrite=overwrite)
-        every = every or 4
     opened = load(
         model,
         weights=weights,
@@ -131,6 +129,9 @@ def maximize(
     if assumed:
         note(assumed)
     wanted, chosen = _wanted(layer, channels, logits, objective, diversity, pictures)
+    if film is not None:
+        check_film(film, len(targets_of(wanted, chosen, opened.layers, pictures)), overwrite=overwrite)
+        every = every or 4
     drawing = Drawing(output, model, name, film=film, curve=curve, overwrite=overwrite)
     with progress("maximizing") as update:
         found = compute(

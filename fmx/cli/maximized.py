@@ -72,7 +72,7 @@ def check_store(path: str) -> None:
         raise FmxError(f"{path} is no store: make one with fmx extract, or leave --store out.")
 
 
-def check_film(path: str, *, overwrite: bool) -> None:
+def check_film(path: str, count: int, *, overwrite: bool) -> None:
     """Refuse a film that can't be written, before hours are spent on its frames.
 
     Raises
@@ -82,6 +82,10 @@ def check_film(path: str, *, overwrite: bool) -> None:
     file = Path(path)
     if file.suffix.lower() not in VIDEO_SUFFIXES:
         raise FmxError(f"--film takes a file that ends in {', '.join(VIDEO_SUFFIXES)}, not '{path}'.")
+    if count > _MOST_FILMED:
+        raise FmxError(
+            f"A film shows at most {_MOST_FILMED} pictures, not {count}: leave --film out, or choose channels."
+        )
     if file.exists() and not overwrite:
         raise FmxError(f"{path} is already there: choose another name, or replace it with --overwrite.")
 
@@ -125,11 +129,6 @@ def draw(found: Mapping[str, xr.Dataset], drawing: Drawing) -> Path:
     Path
         The folder.
     """
-    count = sum(results["activation"].size for results in found.values())
-    if drawing.film and count > _MOST_FILMED:
-        raise FmxError(
-            f"A film shows at most {_MOST_FILMED} pictures, not {count}: leave --film out, or choose channels."
-        )
     with drawing.folder as folder:
         for layer, results in found.items():
             captions = _captions(layer, results)
@@ -207,18 +206,21 @@ def _title(layer: str) -> str:
 
 
 def _film_frames(found: Mapping[str, xr.Dataset]) -> Iterator[Frame]:
-    """Make a sheet of all pictures after each number of steps; layers follow each other."""
-    for layer, results in found.items():
-        total = results.sizes["step"]
-        names = _labels(layer, results)
-        for step in results["frame_step"].values:
-            reached = results["curve"].values[:, int(step) - 1]
-            captions = [
-                f"{n.rpartition(':')[2]}: {v:.3g}" if layer != "objectives" else f"{n}: {v:.3g}"
-                for n, v in zip(names, reached, strict=True)
-            ]
-            pixels = shown_pixels(results, int(step))
-            yield picture_sheet(list(pixels), captions, title=_title(layer), notes=[f"step {int(step):4d} of {total}"])
+    """Make a sheet of all pictures after each number of steps."""
+    first = next(iter(found.values()))
+    title = _title(next(iter(found))) if len(found) == 1 else "Maximized objectives"
+    for step in map(int, first["frame_step"].values):
+        captions, pixels = [], []
+        for layer, results in found.items():
+            names = (
+                [f"channel {c}" for c in results["channel"].values]
+                if len(found) == 1 and "channel" in results
+                else None
+            )
+            reached = results["curve"].sel(step=step).values
+            pixels += list(shown_pixels(results, step))
+            captions += [f"{n}: {v:.3g}" for n, v in zip(names or _labels(layer, results), reached, strict=True)]
+        yield picture_sheet(pixels, captions, title=title, notes=[f"step {step} of {first.sizes['step']}"])
 
 
 def _write_curve(file: Path, layer: str, results: xr.Dataset) -> None:
