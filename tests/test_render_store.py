@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from unittest import mock
 
+import analysis_stores
 import av
 import numpy as np
 import pytest
@@ -190,6 +191,20 @@ def test_layers_without_maps_are_bars(store, values):
     assert page.labels["drawn"] == "bars, no spatial axes, mean over 7 token"
     with pytest.raises(FmxError, match="draws it as bars"):
         next(frames(store, layer="fc"))
+
+
+def test_layers_without_channels_are_refused_and_stay_out_of_global_ranges(tmp_path):
+    rng = np.random.default_rng(0)
+    layers = {
+        "conv": rng.normal(size=(2, 1, 1, 3, 4, 4)).astype(np.float32),
+        "odd": 100 * np.ones((2, 1, 1, 5), np.float32),
+    }
+    store = analysis_stores.write_store(tmp_path / "o.zarr", layers, ["a", "b"], native={"odd": ("dim_0",)})
+    ranging = Ranging(store, ["conv", "odd"], "global")
+    (page,) = grid_frames(store, layer="conv", ranging=ranging)
+    assert float(page.labels["high"]) == pytest.approx(layers["conv"].max(), rel=0.01)
+    with pytest.raises(FmxError, match=r"no channels to draw, but \(dim_0 5\)"):
+        next(grid_frames(store, layer="odd", ranging=ranging))
 
 
 def test_thousands_of_channels_are_paged(tmp_path):

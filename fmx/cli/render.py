@@ -216,7 +216,7 @@ def video(
     form: Annotated[
         str, typer.Option("--format", help="avi (FFV1, lossless), mp4 (H.264), webm, gif or apng.")
     ] = "mp4",
-    size: Annotated[int, typer.Option(help="Pixels of the longer side of the map.")] = 320,
+    size: Annotated[int, typer.Option(help="Pixels of the longer side of the map; a grid has at least its own.")] = 320,
     interpolation: pick.Interpolation = "nearest",
     cmap: pick.Cmap = None,
     normalisation: Annotated[

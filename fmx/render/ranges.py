@@ -121,7 +121,9 @@ class Ranging:
         return self._found[layer,]
 
     def _lasting(self, layers: list[str]) -> dict[str, Ranges]:
-        return lasting_ranges(self.store, layers, self.name, self.tone)
+        # Layers without channels can't be drawn, and so say nothing about the others.
+        with_channels = [name for name in layers if "channel" in self.store.activation(name).dims]
+        return lasting_ranges(self.store, with_channels, self.name, self.tone)
 
 
 def _read_ranges(store: Store, arrays: Mapping[str, xr.DataArray], normalisation: str, tone: Tone) -> dict[str, Ranges]:
