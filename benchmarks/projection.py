@@ -66,6 +66,7 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
     """Time the three, print a line each, and give seconds a channel."""
     from torchvision.models import vgg16
 
+    torch.manual_seed(0)
     net = vgg16().features
     if args.weights:
         net.load_state_dict(torch.load(args.weights, weights_only=True))
