@@ -178,7 +178,7 @@ def _captions(layer: str, results: xr.Dataset) -> list[str]:
         names = [f"channel {channel}" for channel in results["channel"].values]
     made = []
     for name, value, status in zip(names, results["activation"].values, results["status"].values, strict=True):
-        made.append(f"{name}: {value:.3g}" if status == "ok" else f"{name}: {status}")
+        made.append(f"{name}: {value:.4g}" if status == "ok" else f"{name}: {status}")
     return made
 
 
@@ -219,7 +219,7 @@ def _film_frames(found: Mapping[str, xr.Dataset]) -> Iterator[Frame]:
             )
             reached = results["curve"].sel(step=step).values
             pixels += list(shown_pixels(results, step))
-            captions += [f"{n}: {v:.3g}" for n, v in zip(names or _labels(layer, results), reached, strict=True)]
+            captions += [f"{n}: {v:.4g}" for n, v in zip(names or _labels(layer, results), reached, strict=True)]
         yield picture_sheet(pixels, captions, title=title, notes=[f"step {step} of {first.sizes['step']}"])
 
 
