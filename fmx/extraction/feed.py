@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -105,7 +105,7 @@ class Feed:
         source: Source,
         preprocess: Preprocess | None,
         *,
-        units: Sequence[range],
+        units: Iterable[range],
         batch_size: int,
         noise: Sequence[float],
         seed: int,

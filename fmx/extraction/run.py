@@ -182,7 +182,7 @@ def open_session(settled: Settled, engine: str) -> Session:
     )
 
 
-def open_feed(settled: Settled, units: Sequence[range]) -> Feed:
+def open_feed(settled: Settled, units: Iterable[range]) -> Feed:
     """Read and prepare the samples of some units."""
     return Feed(
         settled.source,
@@ -231,16 +231,15 @@ def fill_units(
     settled: Settled,
     session: Session,
     place: Place,
-    units: Sequence[range],
+    units: Iterable[range],
     *,
     meter: Meter | None = None,
     stop: Stop | None = None,
 ) -> None:
-    """Compute units of a store that is there."""
-    if units:
-        buffers = buffers_within(settled, settled.plan({}, output_shapes(settled)))
-        with open_feed(settled, units) as feed, UnitWriter(place, buffers=buffers) as writer:
-            _stream(settled, session, writer, feed, meter or Meter(), stop or _never)
+    """Compute units of a store that is there; they are asked for one by one, as batches of them are read."""
+    buffers = buffers_within(settled, settled.plan({}, output_shapes(settled)))
+    with open_feed(settled, units) as feed, UnitWriter(place, buffers=buffers) as writer:
+        _stream(settled, session, writer, feed, meter or Meter(), stop or _never)
 
 
 def _stream(
