@@ -122,6 +122,27 @@ def test_workers_of_ones_own(kit: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.activation(name).values, two.activation(name).values)
 
 
+def test_workers_in_another_folder_find_relative_files(
+    kit: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    how: dict[str, Any] = {
+        "layers": LAYERS,
+        "batch_size": 4,
+        "weights": os.path.relpath(kit / "weights.pth"),
+        "input_shape": SHAPE,
+    }
+    store = fmx.extract(
+        "networks:tiny_resnet", "data.npy", to="here.zarr", scheduler=cluster.scheduler_address, engine="eager", **how
+    )
+    assert store.attributes["completeness"] == "complete"
+    from distributed import Client
+
+    with Client(cluster):
+        rows = fmx.analyze.to_rows(fmx.analyze.stats(fmx.open_store("here.zarr")))
+    assert all(np.isfinite(row["mean"]) for row in rows)
+
+
 def test_mistakes(kit: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         extract(kit, tmp_path / "a.zarr", scheduler="tcp://127.0.0.1:9")

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from fmx.adapter import Session
@@ -178,6 +179,7 @@ def cluster_for(request: Request) -> Iterator[Cluster]:
     import dask
     from distributed import Client, LocalCluster
 
+    request = _from_anywhere(request)
     _check_sendable(request)
     if request.scheduler is not None:
         with _connected(request.scheduler, Client) as client:
@@ -205,6 +207,21 @@ def _connected(address: str, client: Any) -> Any:
         return client(address, timeout="10s")
     except (OSError, ValueError) as error:
         raise DataError(f"No Dask scheduler answers at {address}: start one with dask scheduler.") from error
+
+
+def _from_anywhere(request: Request) -> Request:
+    """Name files such that a process in another folder finds them."""
+
+    def absolute(given: Any, *, there: bool) -> Any:
+        if isinstance(given, (list, tuple)):
+            return [absolute(one, there=there) for one in given]
+        if not isinstance(given, (str, Path)) or "://" in str(given) or (there and not Path(given).exists()):
+            return given
+        return os.path.abspath(given)  # noqa: PTH100 - a glob stays one
+
+    # Names of models and weights may be no files; data always are.
+    files = {name: absolute(getattr(request, name), there=True) for name in ("model", "weights", "operators")}
+    return replace(request, data=absolute(request.data, there=False), to=absolute(request.to, there=False), **files)
 
 
 def _check_sendable(request: Request) -> None:

@@ -108,6 +108,9 @@ class FolderPlace(Place):
         self.replaces = replaces
         self.text = str(replaces or path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FolderPlace, (self.path.absolute(), self.replaces and self.replaces.absolute())
+
     @property
     def local(self) -> Path:
         return self.path
@@ -115,7 +118,8 @@ class FolderPlace(Place):
     def zarr(self, *, read_only: bool = True) -> Any:
         from zarr.storage import LocalStore
 
-        return LocalStore(self.path, read_only=read_only)
+        # Whoever reads it may do so in another process, which may be in another folder.
+        return LocalStore(self.path.absolute(), read_only=read_only)
 
     def read(self, name: str) -> bytes | None:
         try:
