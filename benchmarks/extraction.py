@@ -35,6 +35,7 @@ import peers
 BATCH = 32
 LAYERS = "layer1,layer2,layer3,layer4"
 SHAPE = (3, 224, 224)
+NUMBERS = itertools.count()
 Row = dict[str, object]
 
 
@@ -74,10 +75,9 @@ def extraction(model: object, data: object, to: Path, batch: int, **more: object
     from fmx.extraction import Request, run, settle
 
     request = {"model": model, "data": data, "layers": LAYERS, "batch_size": batch} | more
-    numbers = itertools.count()
 
     def once() -> None:
-        run(settle(Request(**request, to=to.with_name(f"{to.stem}-{next(numbers)}.zarr"))))
+        run(settle(Request(**request, to=to.with_name(f"{to.stem}-{next(NUMBERS)}.zarr"))))
 
     return once
 
@@ -358,14 +358,13 @@ def workers(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
 
 
 def _rate(model: str, place: Path, batch: int, processes: int, images: int) -> Callable[[], float]:
-    """Give images a second that come on top of a run over a quarter of them, so that what starting takes is left out."""
+    """Give images a second beyond a run over a quarter of them, so that what starting takes is left out."""
     from fmx.extraction import Request, run, settle
 
-    numbers = itertools.count()
     request = {"model": model, "layers": LAYERS, "batch_size": batch, "engine": "folded", "workers": processes}
 
     def seconds(data: Path) -> float:
-        to = place / f"{processes}-{next(numbers)}.zarr"
+        to = place / f"{next(NUMBERS)}.zarr"
         settled = settle(Request(**request, data=data, to=to))
         start = time.perf_counter()
         run(settled)

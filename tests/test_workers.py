@@ -126,15 +126,7 @@ def test_workers_in_another_folder_find_relative_files(
     kit: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    how: dict[str, Any] = {
-        "layers": LAYERS,
-        "batch_size": 4,
-        "weights": os.path.relpath(kit / "weights.pth"),
-        "input_shape": SHAPE,
-    }
-    store = fmx.extract(
-        "networks:tiny_resnet", "data.npy", to="here.zarr", scheduler=cluster.scheduler_address, engine="eager", **how
-    )
+    store = extract(Path(os.path.relpath(kit)), Path("here.zarr"), scheduler=cluster.scheduler_address)
     assert store.attributes["completeness"] == "complete"
     from distributed import Client
 
