@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fmx.adapter import Model
 from fmx.errors import LayerError, ModelError
+from fmx.project.adjoint import way_back
 from fmx.project.rules import Rule, Unlimited, deconvnet
 
 __all__ = ["OUTPUT", "Network", "Pass"]
@@ -137,7 +138,8 @@ class Network:
     def pull(self, values: NDArray[Any], layer: str, count: int, seeds: Seeds) -> NDArray[np.float32]:
         """Pull signals at a layer back to the input of one sample.
 
-        The picture goes forward once, in as many copies as signals go back at once; the signals follow in batches.
+        The picture goes forward once; the signals follow in batches. Where the way back can't be told from the graph
+        (`fmx.project.adjoint`), autograd goes it, for as many copies of the picture as signals go back at once.
 
         Parameters
         ----------
@@ -158,11 +160,19 @@ class Network:
         ModelError
             Nothing leads from the layer back to the input.
         """
+        found = np.empty((count, *values.shape), np.float32)
         # Batches of one length, so that the last one is no smaller.
         copies = -(-count // -(-count // self.batch_size))
+        done = self.begin(values, [layer])
+        way = way_back(done.values[layer], done.inputs)
+        if way is not None:
+            for start in range(0, count, copies):
+                stop = min(start + copies, count)
+                given = seeds(start, stop).to(done.values[layer])
+                found[start:stop] = way(given).numpy(force=True)
+            return found
         done = self.begin(values, [layer], copies)
         copies = done.inputs.shape[0]
-        found = np.empty((count, *values.shape), np.float32)
         for start in range(0, count, copies):
             stop = min(start + copies, count)
             given = seeds(start, stop).to(self.device)

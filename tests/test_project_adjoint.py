@@ -1,0 +1,161 @@
+"""The way back as a list of steps: against autograd, signal by signal, in every network and at every splitting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fmx
+from fmx.project import adjoint
+from fmx.project.network import Network
+from fmx.project.rules import Rule, deconvnet, guided
+
+
+class Branches(nn.Module):
+    """Sums, concatenations and pools of both kinds, strides, groups, dilation, transposition, a value used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 5, stride=2, padding=2)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4)
+        self.wider = nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1, output_padding=1)
+        self.norm = nn.BatchNorm2d(4, affine=False)
+        self.uneven = nn.Conv2d(4, 6, (3, 1), padding=(0, 1))
+        self.last = nn.Conv2d(12, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x), inplace=True)
+        x = x + F.relu(self.grouped(x))
+        x = F.relu(self.norm(self.wider(F.max_pool2d(x, 3, 2, 1))))
+        x = F.relu(self.uneven(x), inplace=True)
+        return F.relu(self.last(torch.cat([F.avg_pool2d(x, 3, 2), F.max_pool2d(x, 3, 2)], 1)))
+
+
+def small() -> nn.Module:
+    return Branches()
+
+
+def torchvision_net(name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import torchvision
+
+        net: nn.Module = torchvision.models.get_model(name, weights=None)
+        return net
+
+    return make
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
+    "small": (small, "relu_3", 24),
+    "vgg11": (torchvision_net("vgg11"), "features.12", 48),
+    "squeezenet1_1": (torchvision_net("squeezenet1_1"), "features.7", 64),
+    "resnet18": (torchvision_net("resnet18"), "layer3", 64),
+    "densenet121": (torchvision_net("densenet121"), "features.denseblock1", 48),
+}
+
+
+def prepared(name: str, rule: Rule | None) -> tuple[Network, str, Tensor]:
+    make, layer, size = NETS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = make().eval()
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.uniform_(0.5, 2)
+        x = torch.randn(1, 3, size, size)
+    return Network(fmx.load(net, input_shape=(3, size, size)), rule), layer, x
+
+
+@pytest.mark.parametrize("rule", [deconvnet, guided, None], ids=["deconvnet", "guided", "derivative"])
+@pytest.mark.parametrize("name", NETS)
+def test_equals_autograd_signal_by_signal(name: str, rule: Rule | None) -> None:
+    network, layer, x = prepared(name, rule)
+    done = network.forward(x, [layer])
+    value = done.values[layer]
+    signals = torch.zeros(5, *value.shape[1:])
+    signals[:3, :3] = torch.eye(3)[:, :, None, None] * value[0, :3].detach()
+    signals[3, 5:7] = value[0, 5:7].detach()
+    signals[4] = value[0].detach()
+    kept = signals.clone()
+    expected = torch.cat([torch.autograd.grad(value, done.inputs, s[None], retain_graph=True)[0] for s in signals])
+    way = adjoint.way_back(value, done.inputs)
+    assert way is not None
+    largest = float(expected.abs().max())
+    assert largest > 0
+    # Whole, in halves somewhere on the way, and one by one; the way can be gone again and again, with other numbers.
+    for most in (2**30, 2**18, 2**15, 1):
+        way._most = most
+        for part in (signals, signals[1:3], signals):
+            torch.testing.assert_close(
+                way(part), expected[1:3] if len(part) == 2 else expected, rtol=0, atol=1e-5 * largest
+            )
+    assert torch.equal(signals, kept)
+
+
+class Smooth(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(F.gelu(x))
+
+
+class Weighing(nn.Module):
+    """A convolution whose weights hang on the picture: not linear in the signal by its own input alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(F.conv2d(x, x.clone()[:, :, :3, :3], padding=1))
+
+
+def test_weights_that_hang_on_the_picture_are_no_constants() -> None:
+    network = Network(fmx.load(Weighing(), input_shape=(3, 8, 8)), deconvnet)
+    done = network.forward(torch.ones(1, 3, 8, 8), ["relu"])
+    assert adjoint.way_back(done.values["relu"], done.inputs) is None
+
+
+def test_what_no_step_is_for_goes_back_by_autograd() -> None:
+    x = torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    network = Network(fmx.load(Smooth(), input_shape=(3, 8, 8)), deconvnet)
+    done = network.forward(x, ["relu"])
+    assert adjoint.way_back(done.values["relu"], done.inputs) is None
+    seeds = done.values["relu"].detach().expand(3, -1, -1, -1)
+    (expected,) = torch.autograd.grad(done.values["relu"], done.inputs, seeds[:1])
+    pulled = network.pull(x[0].numpy(), "relu", 3, lambda start, stop: seeds[start:stop])
+    torch.testing.assert_close(torch.from_numpy(pulled), expected.expand(3, -1, -1, -1))
+
+
+def test_the_picture_goes_forward_once_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, layer, x = prepared("vgg11", deconvnet)
+    passes: list[int] = []
+    forward = network.forward
+
+    def counted(inputs: Tensor, names: Any) -> Any:
+        passes.append(len(inputs))
+        return forward(inputs, names)
+
+    monkeypatch.setattr(network, "forward", counted)
+    shape = network.forward(x, [layer]).values[layer].shape[1:]
+    network.pull(x[0].numpy(), layer, 20, lambda start, stop: torch.ones(stop - start, *shape))
+    assert passes == [1, 1]
+
+
+def test_no_tensor_on_the_way_is_larger_than_allowed() -> None:
+    network, layer, x = prepared("vgg11", deconvnet)
+    done = network.forward(x, [layer])
+    way = adjoint.way_back(done.values[layer], done.inputs)
+    assert way is not None
+    # One signal has 48 x 48 x 64 numbers behind the first convolution: of 8 signals 2 go there at a time.
+    way._most = 2 * 48 * 48 * 64 * 4
+    found: list[int] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            found.extend(t.nbytes for t in (made if isinstance(made, tuple) else (made,)) if isinstance(t, Tensor))
+            return made
+
+    with Watch():
+        way(torch.ones(8, *done.values[layer].shape[1:]))
+    assert max(found) == way._most
