@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmx import analyze, maximize, project, render, testing
+    from fmx import analyze, maximize, project, render, report, testing
     from fmx.adapter import load
     from fmx.extraction import PictureOptions, Recorder, extract
     from fmx.store import open_store
@@ -25,6 +25,7 @@ __all__ = [
     "open_store",
     "project",
     "render",
+    "report",
     "testing",
 ]
 
@@ -37,7 +38,7 @@ _HOMES = {
     "load": "fmx.adapter",
     "open_store": "fmx.store",
 }
-_PACKAGES = {"analyze", "maximize", "project", "render", "testing"}
+_PACKAGES = {"analyze", "maximize", "project", "render", "report", "testing"}
 
 
 def __getattr__(name: str) -> Any:

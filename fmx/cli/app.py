@@ -14,7 +14,9 @@ from fmx.cli.maximization import maximize
 from fmx.cli.occlusion import occlude
 from fmx.cli.plots import register_plots
 from fmx.cli.projection import register_projections
+from fmx.cli.reading import help_of
 from fmx.cli.render import render
+from fmx.cli.report import report
 from fmx.cli.similarity import register_comparisons
 from fmx.cli.verify import verify
 
@@ -116,6 +118,7 @@ app.command(epilog="Example: fmx maximize torchvision:resnet18 --weights resnet1
     maximize
 )
 app.command(epilog="Example: fmx verify acts.zarr")(verify)
+app.command(epilog="Example: fmx report acts.zarr -o report.html --layers layer1,layer4", help=help_of(report))(report)
 
 
 @app.command(epilog="Example: fmx info acts.zarr")
