@@ -19,6 +19,8 @@ from fmx.extraction.settle import Settled, output_shapes
 from fmx.extraction.sinks import StoreSink, kept_block
 from fmx.extraction.versions import versions
 from fmx.store import (
+    DISK_RATE,
+    NETWORK_RATE,
     Place,
     Store,
     StoreLock,
@@ -222,7 +224,8 @@ def _fitted(settled: Settled, plan: StorePlan, first: Fed, capture: Capture) -> 
     if first.pictures is not None:
         blocks["inputs"] = first.pictures
     if settled.request.codec == "auto":
-        plan = replace(plan, codec=choose_codecs(plan, blocks))
+        local = place_of(settled.request.to).local is not None
+        plan = replace(plan, codec=choose_codecs(plan, blocks, disk_rate=DISK_RATE if local else NETWORK_RATE))
     check_room(settled, compressed_bytes(plan, blocks))
     return plan
 

@@ -22,7 +22,7 @@ What is added to a finished store goes the same way, with `append_plan`, `Append
 """
 
 from fmx.store.append import AppendPart, AppendPlan, AppendUnit, AppendWriter, append_plan, finish_append
-from fmx.store.codecs import choose_codecs, encoded_ratio
+from fmx.store.codecs import DISK_RATE, NETWORK_RATE, choose_codecs, encoded_ratio
 from fmx.store.compare import differences, plan_settings, stored_settings
 from fmx.store.create import building_place, create_store, finish_store, hierarchy, prepare_place
 from fmx.store.encode import DEFAULT_CODEC
@@ -41,7 +41,9 @@ from fmx.store.writer import StoreWriter
 
 __all__ = [
     "DEFAULT_CODEC",
+    "DISK_RATE",
     "FORMAT",
+    "NETWORK_RATE",
     "AppendPart",
     "AppendPlan",
     "AppendUnit",
