@@ -61,6 +61,13 @@ COMMANDS = (
     "render grid",
     "render frames",
     "render overlay",
+    "render plots",
+    "render video",
+    "deconv",
+    "attribute",
+    "occlude",
+    "maximize",
+    "report",
     "demo",
 )
 

@@ -12,6 +12,7 @@ from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
 from fmx.cli.maximization import maximize
 from fmx.cli.occlusion import occlude
+from fmx.cli.panels import arrange
 from fmx.cli.plots import register_plots
 from fmx.cli.projection import register_projections
 from fmx.cli.reading import help_of
@@ -151,3 +152,6 @@ def demo(
     from fmx.cli.demo import run_demo
 
     run_demo(output)
+
+
+arrange(app)
