@@ -11,6 +11,7 @@ import torch
 from analysis_stores import LABELS, adversarial_values, dims_of, random_values, same, write_store
 from torch import nn
 
+import fmx
 from fmx.analyze import aggregate, class_sums, hist, rank, receptive_field, top_samples
 from fmx.analyze.receptive import ReceptiveField, proportional_field
 from fmx.errors import FmxError, StoreError
@@ -130,6 +131,27 @@ def test_receptive_fields_are_those_of_the_arithmetic(name):
             first = i * stride + offset
             assert (start, end) == (max(first, 0), min(first + size, pixels)), (axis, i)
     assert field.exact
+
+
+# By hand: each kernel k at a stride of s so far adds (k - 1) s to the size, each padding p takes p s from the offset.
+BY_HAND = {
+    "squeezenet1_1": {"features.4": (23, 4, -8), "features.7": (63, 8, -24), "features.10": (143, 16, -56)},
+    "alexnet": {"features.3": (51, 8, -18), "features.10": (163, 16, -66)},
+    "resnet18": {"layer1": (43, 4, -21), "layer2": (99, 8, -49), "layer3": (211, 16, -105)},
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_receptive_fields_of_known_networks_at_even_and_odd_sizes(name):
+    torchvision = pytest.importorskip("torchvision")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = torchvision.models.get_model(name, weights=None).eval()
+    size = (224, 227)
+    module = fmx.load(net, input_shape=(3, *size)).torch_module()
+    for layer, (side, stride, offset) in BY_HAND[name].items():
+        field = receptive_field(module, layer, (3, *size))
+        assert (field.size, field.stride, field.offset) == ((side,) * 2, (stride,) * 2, (offset,) * 2)
 
 
 def test_a_layer_without_maps_has_no_receptive_field():

@@ -96,11 +96,18 @@ def _along(axis: int, values: Any, inputs: Any, centre: tuple[int, int]) -> tupl
     ends: dict[int, int] = {}
     for i in sorted({0, 1, length // 4, length // 2, length // 2 + 1, 3 * length // 4, length - 2, length - 1}):
         if 0 <= i < length:
-            start, end = _reach(values, inputs, (i, centre[1]) if axis == 0 else (centre[0], i))[axis]
-            starts |= {i: start} if start > 0 else {}
-            ends |= {i: end} if end < pixels else {}
+            starts[i], ends[i] = _reach(values, inputs, (i, centre[1]) if axis == 0 else (centre[0], i))[axis]
+    # What is cut ends where anything ends at most, which lies before the edge where strides leave pixels over.
+    first, last = min(starts.values()), max(ends.values())
+    inside = [
+        {i: start for i, start in starts.items() if start > 0},
+        {i: end for i, end in ends.items() if end < pixels},
+    ]
+    starts = {i: start for i, start in starts.items() if start > first}
+    ends = {i: end for i, end in ends.items() if end < last}
     stride = pixels / length
-    for edges in sorted((starts, ends), key=lambda e: max(e, default=0) - min(e, default=0)):
+    # Two positions have no end besides the one furthest out: theirs are taken as they are.
+    for edges in sorted(inside, key=_span) + sorted((starts, ends), key=_span):
         if len(edges) > 1:
             low, high = min(edges), max(edges)
             stride = (edges[high] - edges[low]) / (high - low)
@@ -108,6 +115,10 @@ def _along(axis: int, values: Any, inputs: Any, centre: tuple[int, int]) -> tupl
     begin = min((start - i * stride for i, start in starts.items()), default=-length * stride)
     finish = max((end - i * stride for i, end in ends.items()), default=float(pixels))
     return stride, begin, finish - begin
+
+
+def _span(edges: dict[int, int]) -> int:
+    return max(edges, default=0) - min(edges, default=0)
 
 
 def _reach(values: Any, inputs: Any, place: tuple[int, int]) -> list[tuple[int, int]]:

@@ -92,7 +92,8 @@ def project_top(network: Deconvnet, layer: str, top: xr.Dataset, channels: Seque
     layer : str
         A layer with maps.
     top : xarray.Dataset
-        What `fmx.analyze.top_samples` gives for it: value, sample_id, y, x and the box y0, y1, x0, x1 (channel, rank).
+        What `fmx.analyze.top_samples` gives for it: value, sample_id, y, x and the box y0, y1, x0, x1 (channel, rank),
+        which holds all of a projection if its receptive field was measured.
     channels : sequence of int, optional
         All where left out.
 
@@ -160,8 +161,6 @@ def _projected(
         if places:
             pulled = pictures.colour_first(network.network.pull(values, layer, len(at), _single(maps, at)))
             for (i, j), projection in zip(places, pulled, strict=True):
-                for axis in (0, 1):
-                    windows[axis][i, j] = _moved(int(windows[axis][i, j]), windows[2][axis], projection, axis)
                 y, x = int(windows[0][i, j]), int(windows[1][i, j])
                 projections[i, j] = projection[:, y : y + height, x : x + width]
                 crops[i, j] = picture[y : y + height, x : x + width]
@@ -187,16 +186,6 @@ def _check_value(maps: Maps, channel: int, position: int, stored: float, sample:
             f"Channel {channel} is {found:.3g} for {sample}, and {stored:.3g} in the store: give the model and the "
             "weights that the store was made with, and leave its pictures as they were."
         )
-
-
-def _moved(start: int, side: int, projection: NDArray[np.float32], axis: int) -> int:
-    """Move a window as little as makes it hold what the projection reaches: boxes may be approximate."""
-    reached = np.flatnonzero((projection != 0).any(axis=0).any(axis=1 - axis))
-    if not len(reached):
-        return start
-    first, behind = int(reached[0]), int(reached[-1]) + 1
-    start = first if first < start or behind - first > side else max(start, behind - side)
-    return min(start, int(projection.shape[1 + axis]) - side)
 
 
 def _windows(top: xr.Dataset, size: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any], tuple[int, int]]:
