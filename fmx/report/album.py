@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmx.render import Frame
+from fmx.render.grid import HAIRLINE
 from fmx.render.palette import PAPER
 
 __all__ = ["Album", "Picture"]
 
 FOLDER = "pictures"
+# Opacity of each index of a page's palette.
+_CLEAR = bytes(0 if index in {PAPER, HAIRLINE} else 255 for index in range(256))
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Album:
     def frame(self, frame: Frame, *, clear: bool = False) -> Picture:
         """Take a frame; with `clear` the paper between the maps of a page lets the page's colour through."""
         stream = BytesIO()
-        more: dict[str, Any] = {"transparency": PAPER} if clear and frame.palette is not None else {}
+        more: dict[str, Any] = {"transparency": _CLEAR} if clear and frame.palette is not None else {}
         frame.image().save(stream, format="png", optimize=False, compress_level=6, **more)
         return self._put(stream.getvalue(), *frame.size)
 

@@ -1,0 +1,248 @@
+"""The report: what it says is what the analyses say, names are escaped, and it is written whole or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from small_stores import write_store
+from typer.testing import CliRunner
+
+from fmx.analyze import health, robustness, stats, top_samples
+from fmx.cli.app import app
+from fmx.errors import FmxError
+from fmx.report import gather, write_report
+from fmx.report.album import Album
+from fmx.report.page import PageSettings, page_of, render_page
+from fmx.store import Store, open_store, save_analysis
+
+RNG = np.random.default_rng(0)
+
+
+def maps(samples: int = 8, noise: int = 1, channels: int = 5, side: int = 6) -> np.ndarray:
+    """Give values as behind a ReLU, (sample, noise, timestep, channel, y, x)."""
+    return np.maximum(RNG.normal(size=(samples, noise, 1, channels, side, side)), 0).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Two layers, two classes, two noise levels, pictures."""
+    return write_store(
+        tmp_path / "acts.zarr",
+        {"conv": maps(noise=2), "fc": RNG.normal(size=(8, 2, 1, 12)).astype(np.float32)},
+        labels=["cat", "dog"] * 4,
+        noise=(0.0, 0.3),
+        pictures=RNG.integers(0, 256, (8, 1, 12, 12, 3), dtype=np.uint8),
+        about={"model": "tests:net", "input_shape": [3, 12, 12]},
+    )
+
+
+def page_text(store: Store, **more: Any) -> str:
+    """Render a report without writing it."""
+    found = gather(store, allow_partial=True)
+    return render_page(page_of(found, Album(), PageSettings(**more), None), embedded=True)
+
+
+def shown(store: Store, **more: Any) -> str:
+    """Give the words of a report."""
+    return re.sub(r"\s+", " ", Words.of(page_text(store, **more)))
+
+
+class Words(HTMLParser):
+    """Collects the text of a page, without scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self.inside not in {"script", "style"}:
+            self.words.append(data)
+
+    @classmethod
+    def of(cls, page: str) -> str:
+        parser = cls()
+        parser.feed(page)
+        return " ".join(parser.words)
+
+
+def test_numbers_are_those_of_the_analyses(store: Store) -> None:
+    found = gather(store)
+    for layer in found.layers:
+        name = layer.info.name
+        values = store.activation(name).sel(noise=0.0).values.astype(np.float64)
+        assert layer.whole["mean"] == pytest.approx(values.mean(), rel=1e-9)
+        assert layer.whole["std"] == pytest.approx(values.std(), rel=1e-9)
+        assert layer.whole["sparsity"] == pytest.approx((values == 0).mean())
+        assert layer.counts.sum() == values.size
+        there = [int(((values >= a) & (values < b)).sum()) for a, b in zip(layer.edges, layer.edges[1:], strict=False)]
+        assert layer.counts.tolist() == there
+        assert layer.channels is not None and layer.top is not None and layer.health is not None
+        by_channel = stats(store, layers=[name], by=["noise", "channel"])[name].sel(noise=0.0)
+        np.testing.assert_allclose(layer.channels["mean"], by_channel["mean"])
+        np.testing.assert_array_equal(layer.top["value"], top_samples(store, k=6, layers=[name])[name]["value"])
+        assert str(layer.health["verdict"].item()) == str(health(store, layers=[name])[name]["verdict"].item())
+
+
+def test_noise_is_told_as_by_robustness(store: Store) -> None:
+    found, wanted = gather(store), robustness(store)
+    for layer in found.layers:
+        assert layer.robustness is not None
+        for name in ("sqnr", "cosine", "correlation", "relative_l2"):
+            np.testing.assert_allclose(layer.robustness[name], wanted[layer.info.name][name], rtol=1e-9)
+
+
+def test_saved_results_are_taken_where_they_are_of_the_same_samples(store: Store) -> None:
+    saved = robustness(store)
+    save_analysis(store.place, "held", saved, {"analysis": "robustness", "per": "layer", "top": 10, "nan": "skip"})
+    assert gather(open_store(store.path)).reused == {"robustness": "held"}
+    stale = {name: one.assign(count=one["count"] - 1) for name, one in saved.items()}
+    save_analysis(store.place, "held", stale, {"analysis": "robustness", "per": "layer", "top": 10, "nan": "skip"})
+    assert gather(open_store(store.path)).reused == {}
+
+
+def test_strongest_channels_come_first(store: Store) -> None:
+    layer = gather(store).layers[0]
+    assert layer.top is not None
+    values = store.activation("conv").sel(noise=0.0).values[:, 0].max(axis=(2, 3))
+    scores = np.sort(values, axis=0)[::-1][:6].mean(axis=0)
+    assert layer.strongest(5) == np.argsort(-scores).tolist()
+
+
+def test_classes_are_judged_on_samples_held_out(store: Store) -> None:
+    classes = gather(store).layers[0].classes
+    assert classes is not None and "precision_held_out" in classes
+    assert "samples that had no part in choosing the channel" in shown(store)
+
+
+def test_the_page_says_what_made_the_store(store: Store) -> None:
+    text = shown(store)
+    for word in ("tests:net", "3×12×12", "2: cat, dog", "0, 0.3", "conv", "fc", "no spatial axes"):
+        assert word in text
+
+
+def test_markup_in_names_stays_text(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    quotes = "\"' onmouseover='alert(2)"
+    store = write_store(
+        tmp_path / "acts.zarr",
+        {evil: maps(4), quotes: maps(4)},
+        ids=[f"<img src=x onerror=alert({i})>" for i in range(4)],
+        labels=["<i>a</i>", "<i>b</i>"] * 2,
+        about={"model": "<svg onload=alert(3)>", "notes": ["<u>"], "meta": {"<k>": "<v>"}},
+    )
+    page = page_text(store)
+    for bad in (evil, "<img src=x", "<i>a</i>", "<svg onload", "<u>", "<k>", "<v>", "' onmouseover"):
+        assert bad not in page
+    assert page.count("<script>") == 1
+
+
+def test_the_policy_lets_nothing_in(store: Store) -> None:
+    page = page_text(store)
+    assert "default-src &#39;none&#39;; img-src data:;" in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "one sample": (lambda: {"values": {"conv": maps(1)}}, "There is one layer"),
+    "two layers, one sample": (lambda: {"values": {"a": maps(1), "b": maps(1)}}, "takes 4 samples"),
+    "one class": (lambda: {"values": {"conv": maps()}, "labels": ["cat"] * 8}, "All samples have the label cat"),
+    "no labels": (lambda: {"values": {"conv": maps()}}, "The samples have no labels"),
+    "no noise": (lambda: {"values": {"conv": maps()}}, "one noise level"),
+    "noise without 0": (lambda: {"values": {"conv": maps(noise=2)}, "noise": (0.1, 0.2)}, "no noise level 0"),
+    "all NaN": (lambda: {"values": {"conv": np.full_like(maps(), np.nan)}}, "NaN"),
+    "some NaN": (lambda: {"values": {"conv": np.where(maps() > 1, np.nan, maps())}}, "NaN or infinite"),
+    "constant": (lambda: {"values": {"conv": np.zeros_like(maps())}}, "dead"),
+    "tokens": (lambda: {"values": {"blocks": RNG.normal(size=(8, 1, 1, 5, 7))}}, "mean over 5 token"),
+    "no channels": (
+        lambda: {"values": {"a": RNG.normal(size=(8, 1, 1, 6))}, "dims": {"a": ("feature",)}},
+        "no axis channel",
+    ),
+    "clips": (lambda: {"values": {"conv": np.repeat(maps(), 3, axis=2)}}, "frames of a clip"),
+    "many channels": (lambda: {"values": {"fc": RNG.normal(size=(8, 1, 1, 1500))}}, "512 of 1500 channels"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_odd_stores_say_what_is_missing(tmp_path: Path, case: str) -> None:
+    made, said = CASES[case]
+    assert said in shown(write_store(tmp_path / "acts.zarr", **made()))
+
+
+def test_unfinished_stores_have_to_be_allowed_and_say_so(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "acts.zarr", {"conv": maps()}, units=[1])
+    with pytest.raises(FmxError, match="not complete"):
+        write_report(store, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+    write_report(store, tmp_path / "r.html", allow_partial=True)
+    assert "this report is about 4 of 8 samples" in (tmp_path / "r.html").read_text()
+
+
+def test_what_is_there_stays_unless_it_is_to_be_replaced(store: Store, tmp_path: Path) -> None:
+    page, folder = tmp_path / "r.html", tmp_path / "r"
+    page.write_text("mine")
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    for target, assets, overwrite in ((page, False, False), (folder, True, False), (folder, True, True)):
+        with pytest.raises(FmxError):
+            write_report(store, target, assets=assets, overwrite=overwrite)
+    assert page.read_text() == (folder / "thesis.tex").read_text() == "mine"
+    write_report(store, page, overwrite=True)
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_a_folder_is_replaced_as_a_whole(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    page = write_report(store, folder, assets=True)
+    (folder / "pictures" / "old.png").touch()
+    write_report(store, folder, assets=True, overwrite=True)
+    named = set(re.findall(r"src=\"pictures/([^\"]+)\"", page.read_text()))
+    assert {p.name for p in (folder / "pictures").iterdir()} == named and named
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("assets", [False, True])
+def test_nothing_is_left_of_a_report_that_fails(store: Store, tmp_path: Path, assets: bool) -> None:
+    target = tmp_path / "out" / ("r" if assets else "r.html")
+    target.parent.mkdir()
+    with (
+        mock.patch.object(Path, "write_text", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(FmxError, match="can't be written: No space left on device"),
+    ):
+        write_report(store, target, assets=assets)
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-o", "page.txt"], "doesn't end in .html"),
+        (["-o", "page.html", "--assets"], "give it without .html"),
+        (["--layers", "nope"], "nope"),
+        (["--sample", "nobody"], "nobody"),
+        (["--channels", "0"], "correct --channels"),
+        (["--weights", "w.pth"], "name it with --model"),
+    ],
+)
+def test_mistakes_get_a_sentence(store: Store, words: list[str], said: str, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["report", str(store.path), *words])
+    assert isinstance(done.exception, FmxError)
+    assert said in str(done.exception) and len(str(done.exception).splitlines()) == 1
+
+
+def test_the_command_writes_the_page(store: Store, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["report", str(store.path)])
+    assert done.exit_code == 0, done.output
+    assert "2 layers" in done.output and (tmp_path / "report.html").is_file()
