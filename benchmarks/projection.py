@@ -1,6 +1,7 @@
 """How long the deconvnet of every channel of a layer takes, beside projecting one channel after the other.
 
     python benchmarks/projection.py                    all 512 channels of layer 22 (conv4_3) of VGG-16, 224 px
+    python benchmarks/projection.py --activations 1    the strongest neuron of each instead of whole maps
     python benchmarks/projection.py --loop 16          so many channels in the loops
     python benchmarks/projection.py --device cuda
 
@@ -39,27 +40,34 @@ def timed(what: Callable[[], Any], device: str) -> tuple[Any, float]:
     return found, clock() - start
 
 
-def strongest(value: torch.Tensor, channel: int) -> torch.Tensor:
-    """Give the signal of one channel: its whole map, everything else 0."""
+def strongest(value: torch.Tensor, channel: int, count: int | None) -> torch.Tensor:
+    """Give the signal of one channel: the largest values of its map, or all of it; everything else 0."""
     signal = torch.zeros_like(value)
-    signal[0, channel] = value[0, channel].clamp(min=0)
+    kept = value[0, channel].clamp(min=0)
+    if count is not None:
+        kept = torch.where(kept >= kept.flatten().topk(count).values[-1], kept, 0)
+    signal[0, channel] = kept
     return signal
 
 
-def one_by_one(module: Any, picture: torch.Tensor, layer: str, channels: range) -> Iterator[torch.Tensor]:
+def one_by_one(
+    module: Any, picture: torch.Tensor, layer: str, channels: range, count: int | None
+) -> Iterator[torch.Tensor]:
     """Go forward and back for each channel."""
     for channel in channels:
         given = picture.clone().requires_grad_()
         value = module.capture(given, [layer])[layer]
-        yield torch.autograd.grad(value, given, strongest(value.detach(), channel))[0]
+        yield torch.autograd.grad(value, given, strongest(value.detach(), channel, count))[0]
 
 
-def forward_once(module: Any, picture: torch.Tensor, layer: str, channels: range) -> Iterator[torch.Tensor]:
+def forward_once(
+    module: Any, picture: torch.Tensor, layer: str, channels: range, count: int | None
+) -> Iterator[torch.Tensor]:
     """Go forward once, and back for each channel."""
     given = picture.clone().requires_grad_()
     value = module.capture(given, [layer])[layer]
     for channel in channels:
-        yield torch.autograd.grad(value, given, strongest(value.detach(), channel), retain_graph=True)[0]
+        yield torch.autograd.grad(value, given, strongest(value.detach(), channel, count), retain_graph=True)[0]
 
 
 def compare(args: argparse.Namespace) -> dict[str, float]:
@@ -79,16 +87,22 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
     picture = torch.from_numpy(x).to(args.device)
     network = Deconvnet(open_pictures(model, x), device=args.device, batch_size=args.batch_size)
     for loop in (one_by_one, forward_once):  # warm up
-        list(loop(module, picture, args.layer, channels[:1]))
-    network.project(0, args.layer, channels=list(channels[: args.batch_size]))
-    whole, spent = timed(lambda: network.project(0, args.layer, channels=list(channels)), args.device)
+        list(loop(module, picture, args.layer, channels[:1], args.activations))
+
+    def fmx_does(channels: range) -> Any:
+        return network.project(0, args.layer, channels=list(channels), activations=args.activations or 1.0)
+
+    fmx_does(channels[: args.batch_size])
+    whole, spent = timed(lambda: fmx_does(channels), args.device)
     each = {"fmx": [spent / len(channels)]}
     for _ in range(args.rounds):
         for name, loop in (("one by one", one_by_one), ("forward once", forward_once)):
-            made, spent = timed(lambda loop=loop: torch.cat(list(loop(module, picture, args.layer, few))), args.device)
+            made, spent = timed(
+                lambda loop=loop: torch.cat(list(loop(module, picture, args.layer, few, args.activations))), args.device
+            )
             each.setdefault(name, []).append(spent / len(few))
         part = channels[: max(len(few), min(args.least, len(channels)))]
-        _, spent = timed(lambda part=part: network.project(0, args.layer, channels=list(part)), args.device)
+        _, spent = timed(lambda part=part: fmx_does(part), args.device)
         each["fmx"].append(spent / len(part))
     print(f"fmx, all {len(channels)} channels: {1000 * each['fmx'].pop(0):.1f} ms a channel")
     for name, seconds in each.items():
@@ -106,6 +120,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--layer", default="22")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--channels", type=int, help="first so many channels (default: all)")
+    parser.add_argument("--activations", type=int, help="largest values of each map (default: all)")
     parser.add_argument("--loop", type=int, default=8, help="channels in each loop")
     parser.add_argument("--least", type=int, default=64, help="channels by fmx beside each loop, at least")
     parser.add_argument("--rounds", type=int, default=3)

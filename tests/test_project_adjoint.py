@@ -59,8 +59,9 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
 }
 
 
-def prepared(name: str, rule: Rule | None) -> tuple[Network, str, Tensor]:
+def prepared(name: str, rule: Rule | None, wider: int = 1) -> tuple[Network, str, Tensor]:
     make, layer, size = NETS[name]
+    size *= wider
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         net = make().eval()
@@ -95,6 +96,33 @@ def test_equals_autograd_signal_by_signal(name: str, rule: Rule | None) -> None:
                 way(part), expected[1:3] if len(part) == 2 else expected, rtol=0, atol=1e-5 * largest
             )
     assert torch.equal(signals, kept)
+
+
+@pytest.mark.parametrize("rule", [deconvnet, guided, None], ids=["deconvnet", "guided", "derivative"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_few_neurons_at_edges_and_within_equal_autograd(name: str, rule: Rule | None) -> None:
+    network, layer, x = prepared(name, rule, 2)
+    done = network.forward(x, [layer])
+    value = done.values[layer]
+    low, right = (n - 1 for n in value.shape[2:])
+    places = [(0, 0), (0, right), (low, right), (low // 2, right // 2), (low, right // 2)]
+    signals = torch.zeros(len(places), *value.shape[1:])
+    for i, (y, column) in enumerate(places):
+        signals[i, i : i + 3, y, column] = 1 + i
+    signals[3, :, low // 2 + 1, right // 2] = -1
+    expected = torch.cat([torch.autograd.grad(value, done.inputs, s[None], retain_graph=True)[0] for s in signals])
+    way = adjoint.way_back(value, done.inputs)
+    assert way is not None
+    assert adjoint._parts(signals) is not None
+    largest = float(expected.abs().max())
+    assert largest > 0
+    torch.testing.assert_close(way(signals), expected, rtol=0, atol=1e-5 * largest)
+    # Nothing at all, and whole maps among them.
+    signals[1], signals[2] = 0, 1
+    expected[2] = torch.autograd.grad(value, done.inputs, signals[2:3], retain_graph=True)[0][0]
+    expected[1] = 0
+    torch.testing.assert_close(way(signals), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert not way(signals[1:2]).any()
 
 
 class Smooth(nn.Module):

@@ -6,9 +6,10 @@ all signals. `way_back` reads the graph that autograd recorded for one copy and 
 it meets a node that it doesn't know there is no such way, and autograd has to do.
 
 What takes less time than by autograd: nothing is computed for copies; convolutions run with channels last; the first
-one takes only those channels of the layer in which a signal has something; nothing is copied for operations in place;
-and signals are split on the way to where maps are large, so that no tensor leaves the processor's cache, or is so large
-that fresh memory has to be found for it at each step, which takes longer than to fill it.
+one takes only those channels of the layer in which a signal has something; a signal from a few neurons is no larger
+than what they see; nothing is copied for operations in place; and signals are split on the way to where maps are large,
+so that no tensor leaves the processor's cache, or is so large that fresh memory has to be found for it at each step,
+which takes longer than to fill it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import Any
 
 import torch
 
-from fmx.project.steps import Given, Step, shape_of, step_of
+from fmx.project.steps import Signal, Step, shape_of, step_of, sum_of, whole
 
 __all__ = ["WayBack", "way_back"]
 
 # Bytes of a tensor: the C library keeps no freed memory for larger ones, and they leave the cache. Devices are wider.
 _MOST = {"cpu": 30 * 2**20}
 _MOST_ELSEWHERE = 2**30
+# A signal within so much of a map is cut down to it, and goes alone.
+_SMALL = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,47 +47,62 @@ class WayBack:
     ----------
     stops : list
         Each behind all those that lead to it; the input is behind the last.
+    shape : tuple of int
+        Of the input (1, …).
     most : int
         Bytes that no tensor exceeds, as far as splitting signals helps.
     """
 
-    def __init__(self, stops: list[_Stop], most: int) -> None:
+    def __init__(self, stops: list[_Stop], shape: tuple[int, ...], most: int) -> None:
         self._stops = stops
+        self._shape = shape
         self._most = most
         self._narrow = _narrow(stops)
 
     def __call__(self, signals: torch.Tensor) -> torch.Tensor:
         """Pull signals (signal, …native) back to the input."""
         with torch.inference_mode():
-            return self._from(0, signals, False)
+            parts = _parts(signals)
+            if parts is None:
+                return self._from(0, Signal(signals, False))
+            return torch.cat([self._from(0, part) for part in parts])
 
-    def _from(self, start: int, signals: torch.Tensor, owned: bool) -> torch.Tensor:
+    def _from(self, start: int, signal: Signal) -> torch.Tensor:
         """Go on at a stop that all signals pass."""
-        waiting: dict[int, Given] = {start: (signals, owned)}
-        del signals
+        waiting = {start: signal}
+        del signal
         for i in range(start, len(self._stops)):
             if i not in waiting:
                 # What was overwritten.
                 continue
-            signal, owned = waiting.pop(i)
-            parts = min(len(signal), -(-len(signal) * self._narrow.get(i, 0) // self._most))
+            signal = waiting.pop(i)
+            count = len(signal.values)
+            parts = min(count, -(-count * self._narrow.get(i, 0) // self._most))
             if parts > 1:
-                return torch.cat([self._from(i, part, owned) for part in signal.tensor_split(parts)])
-            stop = self._stops[i]
-            made = stop.step(signal, owned)
+                split = signal.values.tensor_split(parts)
+                return torch.cat([self._from(i, Signal(part, signal.owned, signal.at)) for part in split])
+            made = self._stops[i].step(signal)
             del signal
-            for to, given in zip(stop.following, made, strict=False):
+            for to, given in zip(self._stops[i].following, made, strict=False):
                 if to is not None and given is not None:
-                    waiting[to] = _added(waiting[to], given) if to in waiting else given
+                    waiting[to] = sum_of(waiting[to], given) if to in waiting else given
             del made
-        return waiting[len(self._stops)][0]
+        return whole(waiting[len(self._stops)], self._shape).values
 
 
-def _added(held: Given, more: Given) -> Given:
-    """Add signals up, into one that nobody else holds."""
-    if more[1] and not held[1]:
-        held, more = more, held
-    return (held[0].add_(more[0]) if held[1] else held[0] + more[0]), True
+def _parts(signals: torch.Tensor) -> list[Signal] | None:
+    """Cut each signal down to what is not 0; None where that is too much of a map for any of them."""
+    if signals.ndim != 4:
+        return None
+    lit = (signals != 0).any(dim=1)
+    found = []
+    for signal, where in zip(signals, lit, strict=True):
+        rows, columns = (where.any(dim=axis).nonzero()[:, 0].tolist() or [0] for axis in (1, 0))
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        if (bottom - top) * (right - left) > _SMALL * where.numel():
+            return None
+        found.append(Signal(signal[None, :, top:bottom, left:right], False, (top, left)))
+    return found
 
 
 def _narrow(stops: list[_Stop]) -> dict[int, int]:
@@ -135,7 +153,7 @@ def way_back(value: torch.Tensor, inputs: torch.Tensor) -> WayBack | None:
         following = tuple(place.get(to) for to, _ in node.next_functions)
         shapes = [shape_of(node), *(shape_of(to, number) for to, number in node.next_functions if to in place)]
         stops.append(_Stop(step, following, value.element_size() * max(map(prod, shapes))))
-    return WayBack(stops, _MOST.get(value.device.type, _MOST_ELSEWHERE))
+    return WayBack(stops, tuple(inputs.shape), _MOST.get(value.device.type, _MOST_ELSEWHERE))
 
 
 def _ordered(root: Any, inputs: torch.Tensor) -> list[Any] | None:
