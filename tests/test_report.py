@@ -246,3 +246,49 @@ def test_the_command_writes_the_page(store: Store, monkeypatch: Any, tmp_path: P
     done = CliRunner().invoke(app, ["report", str(store.path)])
     assert done.exit_code == 0, done.output
     assert "2 layers" in done.output and (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.real
+def test_a_model_adds_what_channels_look_for(real: Path, tmp_path: Path) -> None:
+    import fmx
+
+    weights = real / "models" / "squeezenet1_1.pth"
+    model = fmx.load("torchvision:squeezenet1_1", weights=weights)
+    pictures = sorted((real / "images" / "photos").iterdir())[:4]
+    store = fmx.extract(model, pictures, to=tmp_path / "acts.zarr", layers=["features.7", "features.12"])
+    found = gather(store)
+    with mock.patch("fmx.report.features.STEPS", 4):
+        page = page_of(found, Album(), PageSettings(features=1), model)
+        for part, layer in zip(page.layers, found.layers, strict=True):
+            (feature,) = part.features
+            assert feature.channel == layer.strongest(1)[0]
+            assert len(feature.projections) == 3 and feature.maximized is not None
+        assert "maximized to" in Words.of(render_page(page, embedded=True))
+        late = page_of(found, Album(), PageSettings(features=1, seconds=-1), model)
+    assert not any(part.features for part in late.layers)
+    assert "left out: features.7, features.12" in late.notes[-1]
+
+
+@pytest.mark.real
+def test_another_model_is_refused(real: Path, store: Store) -> None:
+    import fmx
+
+    model = fmx.load("torchvision:squeezenet1_1", weights=real / "models" / "squeezenet1_1.pth")
+    with pytest.raises(FmxError, match="give the model it was made with"):
+        write_report(store, Path(store.path).parent / "r.html", model=model)
+
+
+def test_pictures_of_fmx_maximize_are_shown(store: Store) -> None:
+    import xarray as xr
+
+    made = xr.Dataset(
+        {
+            "picture": (("channel", "y", "x", "band"), RNG.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)),
+            "activation": ("channel", [3.25, 1.0]),
+            "status": ("channel", np.array(["ok", "flat"])),
+        },
+        coords={"channel": [4, 1]},
+    )
+    save_analysis(store.place, "maximization", {"conv": made}, {"analysis": "maximization"})
+    text = shown(open_store(store.path))
+    assert "maximized to 3.25 (saved)" in text and "flat" in text

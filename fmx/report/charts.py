@@ -11,14 +11,18 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from fmx.render.palette import colours
-from fmx.render.text import number
 
-__all__ = ["bars", "histogram", "line_chart", "matrix", "spark_line"]
+__all__ = ["bars", "histogram", "line_chart", "matrix", "number", "spark_line"]
 
 Values = NDArray[Any]
 # Cells of a matrix that is larger are too small for their values.
 MOST_WITH_VALUES = 14
 _CMAP = "viridis"
+
+
+def number(value: float) -> str:
+    """Write a number in three digits, large ones that fit without an exponent."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value + 0.0:.3g}"
 
 
 def _open(width: float, height: float, label: str, kind: str) -> str:

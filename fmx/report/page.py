@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from fmx.analyze import ReceptiveField
 from fmx.errors import FmxError
-from fmx.render.text import number
 from fmx.report import charts
 from fmx.report.album import Album, Picture
 from fmx.report.facts import class_names, store_facts
@@ -173,7 +172,7 @@ def render_page(page: Page, *, embedded: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = lambda value: number(float(value)) if np.isfinite(value) else "–"
+    environment.filters["number"] = lambda value: charts.number(float(value)) if np.isfinite(value) else "–"
     environment.filters["percent"] = lambda value: f"{100 * value:.0f} %" if np.isfinite(value) else "–"
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")

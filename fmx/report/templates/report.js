@@ -116,7 +116,7 @@
   });
 
   // On a phone the contents are folded up until they are asked for.
-  if (matchMedia("(max-width: 900px)").matches) document.querySelector(".contents").open = false;
+  if (matchMedia("screen and (max-width: 900px)").matches) document.querySelector(".contents").open = false;
   follow();
   mark();
 })();
