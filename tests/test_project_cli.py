@@ -195,6 +195,19 @@ def test_channels_and_neurons_are_attributed(cli: Any, tmp_path: Path, photos: P
     assert [(row["layer"], row["channel"], row["y"], row["x"]) for row in rows] == [("4", 3, 2, 4)] * 2
 
 
+def test_a_thousand_channels_are_not_attributed_unasked(
+    cli: Any, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmx.cli.projection._MANY_CHANNELS", 7)
+    words = ["attribute", photos / "cat", "--layer", "4", "--method", "gradient", "--json"]
+    failed = run(cli, tmp_path, *words, ok=False)
+    assert "4 has 8 channels: choose some" in failed.err
+    assert (
+        len({row["channel"] for row in json.loads(run(cli, tmp_path, *words, "--channels", "all", "--overwrite").out)})
+        == 8
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

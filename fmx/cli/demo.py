@@ -117,9 +117,15 @@ def _draw(store: Store, place: Path) -> None:
         paths = list(draw_grids(places, folder, Ranging(store, [second])))
         paths += [draw_overlay(store, "auto", store.find_sample(name), "mean", folder, {}) for name in _PHOTOS]
     say("Written:")
-    for path in (store.path, *paths):
+    for path in (store.path, *paths, _report(store, place)):
         say(f"  {path}")
     say()
+
+
+def _report(store: Store, place: Path) -> Path:
+    from fmx.report import write_report
+
+    return write_report(store, place / "report.html", overwrite=True)
 
 
 def _say_next(store: Store, place: Path) -> None:
@@ -127,4 +133,6 @@ def _say_next(store: Store, place: Path) -> None:
     say("Try next:")
     say(f"  fmx stats {store.path} --by channel --layers {last}")
     say(f"  fmx render grid {store.path} --layer {first} --sample coffee.png --noise 0.4 -o {place}")
+    photo = store.tree["path"].values[0]
+    say(f"  fmx attribute {_MODEL} {photo} --size 256 --crop 224 --method grad-cam -o {place}")
     say(f"  fmx layers {_MODEL}")

@@ -32,6 +32,8 @@ def _option(group: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=group, **more)
 
 
+# Of a layer with more of them, channels have to be chosen.
+_MANY_CHANNELS = 64
 _WHAT, _STORE, _HOW, _RUN, _KEEP = "What", "From a store", "How", "Running", "What is kept"
 _PICTURES = "A picture, a folder, a glob, a list, or arrays."
 
@@ -40,7 +42,7 @@ Name = Annotated[str | None, _option(_KEEP, "Name of this run's pictures (defaul
 Overwrite = Annotated[bool, _option(_KEEP, "Replace the pictures of this name.", "--overwrite")]
 BatchSize = Annotated[int, _option(_RUN, "Signals that are pulled back at once.")]
 Device = Annotated[str, _option(_RUN, "cpu, cuda, cuda:1 or mps.")]
-Channels = Annotated[str | None, _option(_WHAT, "Channels, such as 3,17 or 0-15.", "--channels")]
+Channels = Annotated[str | None, _option(_WHAT, "Channels, such as 3,17 or 0-15, or all.", "--channels")]
 Information = Annotated[
     bool,
     _option(
@@ -221,6 +223,8 @@ def attribute(
     place = None if neuron is None else _integers("--neuron", neuron)
     picked = "auto" if classes in {None, "auto"} else _integers("--class", str(classes))
     wanted = Wanted(layer, _channels(channels), place, over, picked)
+    if layer is not None and channels is None and "cam" not in method:
+        _check_number(opened, layer)
     read = open_pictures(opened, pictures, pictures=options)
     _say_notes(read)
     network = Attribution(
@@ -238,6 +242,19 @@ def attribute(
     with PictureFolder(output, model, name, overwrite=overwrite) as folder:
         rows = attributed(network, folder, {"alpha": alpha, "cmap": cmap}, informed=informed)
     _show(rows, json=json)
+
+
+def _check_number(model: Model, layer: str) -> None:
+    """Let nobody wait for a thousand channels that nobody asked for."""
+    from fmx.adapter import choose_layers
+
+    (info,) = choose_layers(model, [layer])
+    count = dict(zip(info.dims, info.shape, strict=True)).get("channel", 1)
+    if count > _MANY_CHANNELS:
+        raise FmxError(
+            f"{layer} has {count} channels: choose some, such as --channels 3,17 (fmx deconv finds the strongest), or "
+            "take --channels all."
+        )
 
 
 def _load(
@@ -306,7 +323,7 @@ def _say_limits(model: Model, layers: Sequence[str] | None, *, switches: bool = 
 
 
 def _channels(text: str | None) -> list[int] | None:
-    """Read channels such as 3,17 or 0-15."""
+    """Read channels such as 3,17 or 0-15; None for all."""
     if text is None or text == "all":
         return None
     found: list[int] = []
