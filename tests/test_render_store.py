@@ -375,6 +375,15 @@ def test_nothing_of_small_multiples_is_cut_off(store):
             assert (frame.pixels == 0).any() and (frame.pixels == 238).any()  # both ends of the bar
 
 
+def test_names_of_columns_are_made_smaller_before_they_are_shortened():
+    from fmx.render.multiples import _fitting
+    from fmx.render.text import text_width
+
+    names = ["_blocks.5._swish", "_blocks.11._swish"]
+    assert _fitting(names, text_width(names[1], 13), 16) == 13
+    assert _fitting(names, 10, 16) == 11
+
+
 @pytest.mark.parametrize(
     ("settings", "part"),
     [

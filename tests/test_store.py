@@ -262,6 +262,14 @@ class TestFindSample:
             golden.find_sample(wanted)
 
 
+def test_number_of_a_clip_may_be_left_out_where_there_is_one(tmp_path: Path) -> None:
+    store = write(tmp_path / "s", a_plan(["a/cat.mp4#0", "a/dog.mp4#0", "a/dog.mp4#16"]))
+    assert {store.find_sample(name) for name in ("cat", "cat.mp4", "a/cat.mp4", "cat.mp4#0")} == {"a/cat.mp4#0"}
+    assert store.find_sample("dog.mp4#16") == "a/dog.mp4#16"
+    with pytest.raises(StoreError, match="2 samples end in dog"):
+        store.find_sample("dog")
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 600), max_size=3), st.sampled_from([1, 2, 4, 8]), st.integers(0, 9), st.integers(10, 23))
 def test_chunks_are_about_as_large_as_wanted(shape, itemsize, unit_bits, bits):

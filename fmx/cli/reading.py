@@ -117,7 +117,7 @@ def save(store: Store, name: str | None, results: Mapping[str, xr.Dataset], sett
         )
     plain = {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool)}
     save_analysis(store.place, name, results, plain)
-    note(f"saved as {name}: fmx export {store.path} --analysis {name}")
+    note(f"saved as {name}: fmx export {store.path} --analysis {name} -o tables")
 
 
 def show(

@@ -34,7 +34,7 @@ SHARED = {
 }
 _KEYS = {"filter": AXES, "time": ("layer", "sample", "channel"), "layer": ("layer",), "all": ()}
 MOST_COLUMNS, MOST_ROWS = 16, 12
-GAP, LEAST, WIDEST_TITLE = 4, 64, 140
+GAP, LEAST, WIDEST_TITLE, LEAST_TEXT = 4, 64, 140, 11
 
 Cell = Mapping[str, Any]
 
@@ -181,15 +181,17 @@ def _drawn(
     labels: Mapping[str, str],
 ) -> NDArray[np.uint8]:
     height, width = look.shape
-    size = min(max(width // 8, 11), 16)
+    size = min(max(width // 8, LEAST_TEXT), 16)
     titles = [_said(look.rows, row[0][look.rows]) for row in cells]
     side = min(max(text_width(title, size) for title in titles), WIDEST_TITLE) + size // 2
     pitch = line_height(size)
     canvas = np.full(
         (pitch + len(cells) * (height + GAP), side + len(cells[0]) * (width + GAP) - GAP), PAPER, dtype=np.uint8
     )
-    for j, cell in enumerate(cells[0]):
-        _write(canvas, 0, side + j * (width + GAP), _said(look.columns, cell[look.columns]), width, size)
+    heads = [_said(look.columns, cell[look.columns]) for cell in cells[0]]
+    smaller = _fitting(heads, width, size)
+    for j, head in enumerate(heads):
+        _write(canvas, 0, side + j * (width + GAP), head, width, smaller)
     for i, row in enumerate(cells):
         top = pitch + i * (height + GAP)
         _write(canvas, top + (height - pitch) // 2, 0, titles[i], side - size // 2, size)
@@ -228,6 +230,11 @@ def _headed(canvas: NDArray[np.uint8], look: _Look, labels: Mapping[str, str], *
     wide[:, : canvas.shape[1]] = canvas
     space = np.full((size // 2, width), PAPER, dtype=np.uint8)
     return np.pad(np.concatenate([header, space, wide]), size, constant_values=PAPER)
+
+
+def _fitting(texts: Sequence[str], width: int, size: int) -> int:
+    """Give the largest font size, up to one, in which all texts fit: names that are shortened may look the same."""
+    return next((s for s in range(size, LEAST_TEXT, -1) if all(text_width(t, s) <= width for t in texts)), LEAST_TEXT)
 
 
 def _write(canvas: NDArray[np.uint8], top: int, left: int, text: str, width: int, size: int) -> None:

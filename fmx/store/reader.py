@@ -173,7 +173,9 @@ class Store:
         return [str(s) for s in self.tree.to_dataset()["sample"].values]
 
     def find_sample(self, wanted: str) -> str:
-        """Find a sample by its id, by its position, or by the end of its id.
+        """Find a sample by its id, by its position, by the end of its id, or by the file's name without suffix.
+
+        The number of a clip, ``#0``, may be left out where a video has one clip only.
 
         Raises
         ------
@@ -185,7 +187,10 @@ class Store:
             return wanted
         if re.fullmatch("-?[0-9]+", wanted) and -len(ids) <= int(wanted) < len(ids):
             return ids[int(wanted)]
-        ending = [s for s in ids if s.endswith(wanted) or Path(s).stem == wanted]
+        files = {s: re.sub("#[0-9]+$", "", s) for s in ids}
+        ending = [
+            s for s, file in files.items() if s.endswith(wanted) or file.endswith(wanted) or Path(file).stem == wanted
+        ]
         if len(ending) == 1:
             return ending[0]
         if ending:
