@@ -24,8 +24,9 @@ from fmx.project.steps import Signal, Step, shape_of, step_of, sum_of, whole
 
 __all__ = ["WayBack", "way_back"]
 
-# Bytes of a tensor: the C library keeps no freed memory for larger ones, and they leave the cache. Devices are wider.
-_MOST = {"cpu": 30 * 2**20}
+# Bytes of a tensor. A processor's last cache holds what goes into a step and what comes out of it, and the C library
+# keeps freed memory of this size for the next step; devices are wider.
+_MOST = {"cpu": 14 * 2**20}
 _MOST_ELSEWHERE = 2**30
 # A signal within so much of a map is cut down to it, and goes alone.
 _SMALL = 0.2

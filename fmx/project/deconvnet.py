@@ -14,7 +14,7 @@ from fmx.errors import FmxError
 from fmx.layers import LayerInfo
 from fmx.prepare import PictureOptions
 from fmx.project.inputs import Pictures, open_pictures
-from fmx.project.network import DEFAULT_BATCH, Network
+from fmx.project.network import DEFAULT_BATCH, Network, Pass, Seeds
 from fmx.project.results import about, check_size, joined, picture_coords
 from fmx.project.rules import deconvnet
 from fmx.project.signals import Amount, Maps, Signals, amount, check_channels, find_layer, ranked
@@ -45,17 +45,25 @@ class Deconvnet:
     def __init__(self, pictures: Pictures, *, device: str = "cpu", batch_size: int = DEFAULT_BATCH) -> None:
         self.pictures = pictures
         self.network = Network(pictures.model, deconvnet, device=device, batch_size=batch_size)
+        self._begun: tuple[Maps, Pass] | None = None
 
     def maps(self, values: NDArray[Any], info: LayerInfo) -> Maps:
         """Give a layer's maps for one sample of model input."""
-        value = self.network.begin(values, [info.name]).values[info.name]
-        return Maps.of(value[0].numpy(force=True), info)
+        done = self.network.begin(values, [info.name])
+        found = Maps.of(done.values[info.name][0].numpy(force=True), info)
+        self._begun = (found, done)
+        return found
+
+    def back(self, values: NDArray[Any], maps: Maps, count: int, seeds: Seeds) -> NDArray[np.float32]:
+        """Pull signals at some maps back to the input, as (signal, colour, y, x), by the pass that gave these maps."""
+        begun, self._begun = self._begun, None
+        known = begun[1] if begun is not None and begun[0] is maps else None
+        return self.pictures.colour_first(self.network.pull(values, maps.info.name, count, seeds, known))
 
     def pull(self, values: NDArray[Any], maps: Maps, groups: Sequence[Sequence[int]], activations: Amount) -> Any:
         """Project groups of maps, each together, as (group, colour, y, x)."""
         signals = Signals(maps, groups, activations)
-        pulled = self.network.pull(values, maps.info.name, len(signals), signals)
-        return self.pictures.colour_first(pulled)
+        return self.back(values, maps, len(signals), signals)
 
     def project(
         self,

@@ -16,7 +16,7 @@ from fmx.errors import LayerError, ModelError
 from fmx.project.adjoint import way_back
 from fmx.project.rules import Rule, Unlimited, deconvnet
 
-__all__ = ["OUTPUT", "Network", "Pass"]
+__all__ = ["OUTPUT", "Network", "Pass", "Seeds"]
 
 # Stands for the model's output where a layer is asked for.
 OUTPUT = ""
@@ -135,7 +135,9 @@ class Network:
                 return None
         return done
 
-    def pull(self, values: NDArray[Any], layer: str, count: int, seeds: Seeds) -> NDArray[np.float32]:
+    def pull(
+        self, values: NDArray[Any], layer: str, count: int, seeds: Seeds, begun: Pass | None = None
+    ) -> NDArray[np.float32]:
         """Pull signals at a layer back to the input of one sample.
 
         The picture goes forward once; the signals follow in batches. Where the way back can't be told from the graph
@@ -150,6 +152,8 @@ class Network:
             Number of signals.
         seeds : callable
             ``seeds(start, stop)`` gives some of them at the layer, tensor (signal, …native).
+        begun : Pass, optional
+            A pass of one copy of the sample that has the layer.
 
         Returns
         -------
@@ -163,7 +167,7 @@ class Network:
         found = np.empty((count, *values.shape), np.float32)
         # Batches of one length, so that the last one is no smaller.
         copies = -(-count // -(-count // self.batch_size))
-        done = self.begin(values, [layer])
+        done = begun or self.begin(values, [layer])
         way = way_back(done.values[layer], done.inputs)
         if way is not None:
             for start in range(0, count, copies):
@@ -171,8 +175,9 @@ class Network:
                 given = seeds(start, stop).to(done.values[layer])
                 found[start:stop] = way(given).numpy(force=True)
             return found
-        done = self.begin(values, [layer], copies)
-        copies = done.inputs.shape[0]
+        if copies > 1:
+            done = self.begin(values, [layer], copies)
+            copies = done.inputs.shape[0]
         for start in range(0, count, copies):
             stop = min(start + copies, count)
             given = seeds(start, stop).to(self.device)

@@ -159,7 +159,7 @@ def _projected(
         for (i, j), (channel, position) in zip(places, at, strict=True):
             _check_value(maps, channel, position, float(top["value"].values[i, j]), sample)
         if places:
-            pulled = pictures.colour_first(network.network.pull(values, layer, len(at), _single(maps, at)))
+            pulled = network.back(values, maps, len(at), _single(maps, at))
             for (i, j), projection in zip(places, pulled, strict=True):
                 y, x = int(windows[0][i, j]), int(windows[1][i, j])
                 projections[i, j] = projection[:, y : y + height, x : x + width]
