@@ -17,6 +17,7 @@ __all__ = ["bars", "histogram", "line_chart", "matrix", "number", "spark_line"]
 Values = NDArray[Any]
 # Cells of a matrix that is larger are too small for their values.
 MOST_WITH_VALUES = 14
+_WIDEST = 760
 _CMAP = "viridis"
 
 
@@ -164,8 +165,10 @@ def matrix(
     """
     table = colours(_CMAP)
     small = max(len(columns), len(rows) if square else 0) > MOST_WITH_VALUES
-    side = 14.0 if small else 38.0
+    side = min(max(_WIDEST / len(columns), 7.0), 14.0) if small else 38.0
     high = side if square else max(side * 0.62, 16.0)
+    # Names are left out where they would overlap.
+    steps = math.ceil(13 / high), math.ceil(13 / side)
     names = [[_short(n) for n in some] for some in (rows, columns)]
     left = 10 + 6.3 * max(map(len, names[0]), default=1)
     below = 12 + 6.3 * max(map(len, names[1]), default=1) * 0.72
@@ -173,7 +176,8 @@ def matrix(
     parts = [_open(round(width, 1), round(height, 1), f"Matrix of {len(rows)} by {len(columns)} values", "matrix")]
     for i, name in enumerate(names[0]):
         y = high * (i + 0.5) + 4
-        parts.append(f'<text x="{left - 6:.1f}" y="{y:.1f}" text-anchor="end">{escape(name)}</text>')
+        if i % steps[0] == 0:
+            parts.append(f'<text x="{left - 6:.1f}" y="{y:.1f}" text-anchor="end">{escape(name)}</text>')
         for j in range(len(columns)):
             value = float(values[i, j])
             x, told = left + side * j, "undefined" if math.isnan(value) else f"{value:.3f}"
@@ -190,7 +194,7 @@ def matrix(
                 parts.append(
                     f'<text class="value" x="{x + side / 2 - 0.5:.1f}" y="{y:.1f}" fill="{ink}">{shown}</text>'
                 )
-    for j, name in enumerate(names[1]):
+    for j, name in list(enumerate(names[1]))[:: steps[1]]:
         x, y = left + side * (j + 0.5), high * len(rows) + 12
         text = f'<text transform="translate({x:.1f} {y:.1f}) rotate(45)">{escape(name)}</text>'
         parts.append(f'<a href="#{escape(links[j])}">{text}</a>' if j < len(links) else text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from fmx.analyze.store_reduce import reduce_store
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
 from fmx.reduce import Histogram, Moments, NoisePairs, Reducer
-from fmx.report.saved import saved_results
+from fmx.report.saved import saved_result
 from fmx.store import Store
 
 __all__ = ["Findings", "LayerFindings", "gather"]
@@ -128,7 +128,7 @@ def gather(
     allow_partial : bool
         Tell of the complete samples of an unfinished store.
     reading : callable, optional
-        Given the name of a part, a context in which it is read: progress, a cluster.
+        Given what is read next, a context in which that happens: progress, a cluster.
 
     Raises
     ------
@@ -139,166 +139,125 @@ def gather(
     chosen = store.select(layers)
     level = find_level(store, None) if 0 in noise_levels(store) else 0
     found = Findings(store, [], float(noise_levels(store)[level]))
-    work = _Work(found, chosen, level, allow_partial, dict(fields or {}))
-    parts: dict[str, Callable[[], None]] = {
-        "statistics": work.statistics,
-        "top samples": work.top,
-        "health": work.health,
-        "robustness": work.robustness,
-        "classes": work.classes,
-        "similarity": work.similarity,
-    }
-    for name, part in parts.items():
-        with found.timed(name):
-            if reading is None:
-                part()
-            else:
-                with reading(name):
-                    part()
+    check_classes(found)
+    check_noise(found)
+    within = reading or (lambda _: nullcontext())
+    # Layer by layer, so that what is read for one part is still in memory for the next.
+    for i, info in enumerate(chosen, start=1):
+        with within(f"{info.name} ({i} of {len(chosen)})"):
+            found.layers.append(_Work(found, info, level, allow_partial, dict(fields or {})).done())
+    with within("similarity"), found.timed("similarity"):
+        compare_layers(found, allow_partial)
     return found
+
+
+def check_noise(found: Findings) -> None:
+    """Say why noise levels can't be compared, if they can't."""
+    levels = noise_levels(found.store)
+    if len(levels) < 2:
+        found.missing["robustness"] = "The store has one noise level: extract with --noise 0,0.1,0.2 to see."
+    elif clean_level(found.store) is None:
+        found.missing["robustness"] = "The store has no noise level 0 that others could be compared with."
+
+
+def check_classes(found: Findings) -> None:
+    """Say why classes can't be told apart, if they can't."""
+    names = np.unique(_labels(found.store))
+    if not any(names):
+        found.missing["classes"] = "The samples have no labels: extract a folder of subfolders, one a class."
+    elif len(names) < 2:
+        found.missing["classes"] = f"All samples have the label {names[0]}: classes take two labels."
+
+
+def compare_layers(found: Findings, allow_partial: bool) -> None:
+    """Compare all pairs of layers, or say why they can't be."""
+    count, names = int(found.store.complete.sum()), [one.info.name for one in found.layers]
+    if len(names) < 2:
+        found.missing["similarity"] = "There is one layer, and nothing to compare it with."
+    elif count < 4:
+        found.missing["similarity"] = f"Unbiased CKA takes 4 samples, and the store has {count}."
+    else:
+        some = MOST_COMPARED if count > MOST_COMPARED else None
+        try:
+            found.similarity = similarity(
+                found.store, layers=names, noise=found.noise, samples=some, allow_partial=allow_partial
+            )
+        except FmxError as error:
+            found.missing["similarity"] = str(error)
+
+
+def _labels(store: Store) -> list[str]:
+    return [str(v) for v in store.tree.to_dataset()["label"].values[store.complete]]
 
 
 @dataclass
 class _Work:
+    """The analyses of one layer."""
+
     found: Findings
-    chosen: list[LayerInfo]
+    info: LayerInfo
     level: int
     partial: bool
-    fields: dict[str, ReceptiveField]
+    fields: Mapping[str, ReceptiveField]
 
-    @property
-    def store(self) -> Store:
-        return self.found.store
+    def done(self) -> LayerFindings:
+        """Make all that can be made."""
+        with self.found.timed("statistics"):
+            one = self.statistics()
+        if "channel" not in self.info.dims:
+            return one
+        name = self.info.name
+        common: dict[str, Any] = {
+            "layers": [name],
+            "noise": self.found.noise,
+            "allow_partial": self.partial,
+        }
+        with self.found.timed("top samples"):
+            field = {name: self.fields[name]} if name in self.fields else {}
+            one.top = top_samples(self.found.store, k=TOP_SAMPLES, fields=field, **common)[name]
+        with self.found.timed("health"):
+            one.health = health(self.found.store, **common)[name]
+        if "robustness" not in self.found.missing:
+            with self.found.timed("robustness"):
+                one.robustness = self.robustness()
+        if "classes" not in self.found.missing:
+            with self.found.timed("classes"):
+                held = HELD_OUT if np.unique(_labels(self.found.store), return_counts=True)[1].min() >= 4 else 0.0
+                more: dict[str, Any] = {"metric": "precision", "top": TOP_OF_CLASS, "held_out": held}
+                one.classes = rank(self.found.store, per="class", **more, **common)[name]
+        return one
 
-    @property
-    def with_channels(self) -> list[str]:
-        return [info.name for info in self.chosen if "channel" in info.dims]
-
-    def statistics(self) -> None:
-        """Describe channels and count values in one read; layers are the channels' states merged."""
+    def statistics(self) -> LayerFindings:
+        """Describe channels and count values in one read; those of the layer are the channels' states merged."""
         reducers: dict[str, Reducer] = {"s": Moments(), "h": Histogram(BINS)}
+        by = ["channel"] if "channel" in self.info.dims else []
         part = Part(level=self.level)
-        names = {"channel": self.with_channels, "": [i.name for i in self.chosen if "channel" not in i.dims]}
-        states: dict[str, xr.Dataset] = {}
-        for by, some in names.items():
-            if some:
-                states |= reduce_store(self.store, reducers, layers=some, by=[by] if by else [], part=part)
-        for info in self.chosen:
-            own = states[info.name]
-            per = {name: np.atleast_1d(own[name].values) for name in reducers}
-            merged = {name: merge_along(reducer, per[name]) for name, reducer in reducers.items()}
-            whole = {name: float(v) for name, v in reducers["s"].finalize(merged["s"]).items()}
-            shape = reducers["h"].finalize(merged["h"])
-            one = LayerFindings(info, whole, shape["counts"], shape["edges"])
-            if "channel" in info.dims:
-                values = {name: ("channel", v) for name, v in reducers["s"].finalize(per["s"]).items()}
-                one.channels = xr.Dataset(values, coords={"channel": own["channel"].values})
-            self.found.layers.append(one)
+        own = reduce_store(self.found.store, reducers, layers=[self.info.name], by=by, part=part)[self.info.name]
+        per = {name: np.atleast_1d(own[name].values) for name in reducers}
+        merged = {name: merge_along(reducer, per[name]) for name, reducer in reducers.items()}
+        whole = {name: float(v) for name, v in reducers["s"].finalize(merged["s"]).items()}
+        shape = reducers["h"].finalize(merged["h"])
+        one = LayerFindings(self.info, whole, shape["counts"], shape["edges"])
+        if by:
+            values = {name: ("channel", v) for name, v in reducers["s"].finalize(per["s"]).items()}
+            one.channels = xr.Dataset(values, coords={"channel": own["channel"].values})
+        return one
 
-    def top(self) -> None:
-        """Find the top samples of all channels."""
-        some = self.with_channels
-        if some:
-            level = float(noise_levels(self.store)[self.level])
-            self._put(
-                "top",
-                top_samples(
-                    self.store,
-                    k=TOP_SAMPLES,
-                    layers=some,
-                    noise=level,
-                    fields={name: one for name, one in self.fields.items() if name in some},
-                    allow_partial=self.partial,
-                ),
-            )
+    def robustness(self) -> xr.Dataset:
+        """Compare levels as `fmx.analyze.robustness` does, without what it tells sample by sample; or take its own."""
+        store, name = self.found.store, self.info.name
+        levels = noise_levels(store)
+        pairs = int(store.complete.sum()) * store.activation(name).sizes["timestep"] * int(np.prod(self.info.shape))
 
-    def health(self) -> None:
-        """Look for what may be wrong."""
-        if self.with_channels:
-            level = float(noise_levels(self.store)[self.level])
-            self._put("health", health(self.store, layers=self.with_channels, noise=level, allow_partial=self.partial))
+        def whole(one: xr.Dataset) -> bool:
+            """Whether results are of all that is in the store now."""
+            return bool(((one["count"] + one["lost"]) == pairs).all())
 
-    def robustness(self) -> None:
-        """Compare noise levels."""
-        levels = noise_levels(self.store)
-        if len(levels) < 2:
-            self.found.missing["robustness"] = "The store has one noise level: extract with --noise 0,0.1,0.2 to see."
-        elif clean_level(self.store) is None:
-            self.found.missing["robustness"] = "The store has no noise level 0 that others could be compared with."
-        elif self.with_channels:
-            count = int(self.store.complete.sum()) * self.store.tree.sizes.get("timestep", 1)
-            sizes = {i.name: count * int(np.prod(i.shape)) for i in self.chosen}
-            kept = self._saved("robustness", {"per": "layer", "nan": "skip"}, sizes)
-            self._put("robustness", kept or self._noise_pairs(levels))
-
-    def _noise_pairs(self, levels: NDArray[np.float64]) -> dict[str, xr.Dataset]:
-        """Compare levels as `fmx.analyze.robustness` does, without what it tells sample by sample."""
-        reducer = NoisePairs(len(levels), clean_level(self.store) or 0)
-        states = reduce_store(self.store, {"r": reducer}, layers=self.with_channels, by=["channel"])
-        found = {}
-        for name, own in states.items():
-            values = reducer.finalize(merge_along(reducer, own["r"].values))
-            found[name] = xr.Dataset({k: ("noise", v) for k, v in values.items()}, coords={"noise": levels})
-        return found
-
-    def classes(self) -> None:
-        """Rank channels for each class, with half of the samples held out where there are enough."""
-        labels = [str(v) for v in self.store.tree.to_dataset()["label"].values[self.store.complete]]
-        names, sizes = np.unique(labels, return_counts=True)
-        if not any(labels):
-            self.found.missing["classes"] = "The samples have no labels: extract a folder of subfolders, one a class."
-        elif len(names) < 2:
-            self.found.missing["classes"] = f"All samples have the label {names[0]}: classes take two labels."
-        elif self.with_channels:
-            held = HELD_OUT if sizes.min() >= 4 else 0.0
-            ranked = rank(
-                self.store,
-                per="class",
-                metric="precision",
-                top=TOP_OF_CLASS,
-                layers=self.with_channels,
-                noise=float(noise_levels(self.store)[self.level]),
-                held_out=held,
-                allow_partial=self.partial,
-            )
-            self._put("classes", ranked)
-
-    def similarity(self) -> None:
-        """Compare all pairs of layers."""
-        count = int(self.store.complete.sum())
-        names = [info.name for info in self.chosen]
-        if len(names) < 2:
-            self.found.missing["similarity"] = "There is one layer, and nothing to compare it with."
-            return
-        if count < 4:
-            self.found.missing["similarity"] = f"Unbiased CKA takes 4 samples, and the store has {count}."
-            return
-        try:
-            self.found.similarity = similarity(
-                self.store,
-                layers=names,
-                noise=float(noise_levels(self.store)[self.level]),
-                samples=MOST_COMPARED if count > MOST_COMPARED else None,
-                allow_partial=self.partial,
-            )
-        except FmxError as error:
-            self.found.missing["similarity"] = str(error)
-
-    def _saved(
-        self, analysis: str, settings: Mapping[str, Any], pairs: Mapping[str, int]
-    ) -> dict[str, xr.Dataset] | None:
-        """Take saved results, where they are of all that is in the store now."""
-
-        def whole(layer: str, one: xr.Dataset) -> bool:
-            return bool(((one["count"] + one["lost"]) == pairs[layer]).all())
-
-        kept = saved_results(self.store, analysis, self.with_channels, settings, whole)
-        if kept is None:
-            return None
-        self.found.reused[analysis] = kept[0]
-        return kept[1]
-
-    def _put(self, part: str, results: Mapping[str, xr.Dataset]) -> None:
-        for one in self.found.layers:
-            if one.info.name in results:
-                setattr(one, part, results[one.info.name])
+        kept = saved_result(store, "robustness", name, {"per": "layer", "nan": "skip"}, whole)
+        if kept is not None:
+            self.found.reused["robustness"] = kept[0]
+            return kept[1]
+        reducer = NoisePairs(len(levels), clean_level(store) or 0)
+        states = reduce_store(store, {"r": reducer}, layers=[name], by=["channel"])[name]["r"].values
+        values = reducer.finalize(merge_along(reducer, states))
+        return xr.Dataset({k: ("noise", v) for k, v in values.items()}, coords={"noise": levels})

@@ -13,7 +13,7 @@ from fmx.errors import FmxError
 from fmx.report import charts
 from fmx.report.album import Album, Picture
 from fmx.report.findings import Findings, LayerFindings
-from fmx.report.pictures import Grid, Thumb, layer_grid, thumbnails
+from fmx.report.pictures import MANY, SMALL_THUMB, THUMB, Grid, Thumb, layer_grid, thumbnails
 
 __all__ = ["Card", "LayerPart", "layer_part"]
 
@@ -64,6 +64,11 @@ class LayerPart:
     class_score: str = ""
     features: list[Any] = field(default_factory=list)
     feature_notes: list[str] = field(default_factory=list)
+
+    @property
+    def bare(self) -> bool:
+        """Whether the name is a number, which says little without the kind."""
+        return self.name.replace(".", "").isdigit()
 
     @property
     def flagged(self) -> bool:
@@ -168,7 +173,8 @@ def _channels(
     assert layer.channels is not None
     shown = layer.strongest(count)
     if shown and layer.top is not None:
-        thumbs = thumbnails(found.store, layer.top, shown, album, kept)
+        side = THUMB if count * len(found.layers) <= MANY else SMALL_THUMB
+        thumbs = thumbnails(found.store, layer.top, shown, album, kept, side)
         for channel in shown:
             own = layer.channels.sel(channel=channel)
             part.cards.append(

@@ -23,7 +23,10 @@ from fmx.store import Store
 __all__ = ["Grid", "Thumb", "layer_grid", "picture_of", "small", "thumbnails"]
 
 ROWS = COLUMNS = 8
-THUMB = 96
+# Sides of samples in small, on usual pages and on those with very many.
+THUMB, SMALL_THUMB = 96, 64
+MANY = 200
+MOST_BARS = 512
 # Pixels of all grids together: maps are as large as lets the page stay small.
 GRID_PIXELS = 6_000_000
 SMALLEST, LARGEST = 16, 64
@@ -60,7 +63,7 @@ def layer_grid(store: Store, layer: str, album: Album, *, sample: str, noise: fl
     """
     maps = read_maps(store, layer, sample, noise)
     bars = maps.reduced.startswith("no spatial axes")
-    shown = list(range(len(maps.numbers)))[: ROWS * COLUMNS if not bars else 1024]
+    shown = list(range(len(maps.numbers)))[: MOST_BARS if bars else ROWS * COLUMNS]
     many = f"channels {maps.numbers[0]} to {maps.numbers[shown[-1]]} of {len(maps.numbers)}"
     told = many if len(shown) < len(maps.numbers) else f"all {len(shown)} channels"
     told = told if len(shown) > 1 else f"channel {maps.numbers[0]}"
@@ -77,7 +80,7 @@ def layer_grid(store: Store, layer: str, album: Album, *, sample: str, noise: fl
             )
         )
         about = f"one bar a channel ({maps.reduced}), 64 in a row, from {frame.labels['low']} to {frame.labels['high']}"
-        return Grid(album.frame(frame, clear=True), [], 0, told, about)
+        return Grid(album.frame(frame), [], 0, told, about)
     values = _sized(maps, layers)
     frame = next(
         grid_pages(
@@ -113,7 +116,12 @@ def _sized(maps: Maps, layers: int) -> NDArray[np.float64]:
 
 
 def thumbnails(
-    store: Store, top: xr.Dataset, channels: Sequence[int], album: Album, kept: dict[tuple[int, int], Picture]
+    store: Store,
+    top: xr.Dataset,
+    channels: Sequence[int],
+    album: Album,
+    kept: dict[tuple[int, int], Picture],
+    side: int = THUMB,
 ) -> dict[int, list[Thumb]]:
     """Draw the top samples of channels in small.
 
@@ -124,12 +132,14 @@ def thumbnails(
     channels : sequence of int
     kept : dict
         Pictures by sample and timestep, which are drawn once for all layers; what is missing is added.
+    side : int
+        Pixels of their longer side, at most.
     """
     chosen = top.sel(channel=list(channels))
     numbers = chosen["sample_number"].values
     steps = chosen["at_timestep"].values if "at_timestep" in chosen else np.zeros_like(numbers)
     wanted = {(int(n), int(t)) for n, t in zip(numbers.ravel(), steps.ravel(), strict=True) if n >= 0}
-    _draw(store, sorted(wanted - set(kept)), album, kept)
+    _draw(store, sorted(wanted - set(kept)), album, kept, side)
     shown: dict[int, list[Thumb]] = {}
     size = _picture_size(store)
     for i, channel in enumerate(channels):
@@ -167,7 +177,9 @@ def _box(top: xr.Dataset, i: int, j: int, size: tuple[int, int]) -> tuple[float,
     return 100 * x0 / width, 100 * y0 / height, 100 * (x1 - x0) / width, 100 * (y1 - y0) / height
 
 
-def _draw(store: Store, wanted: Iterable[tuple[int, int]], album: Album, kept: dict[tuple[int, int], Picture]) -> None:
+def _draw(
+    store: Store, wanted: Iterable[tuple[int, int]], album: Album, kept: dict[tuple[int, int], Picture], side: int
+) -> None:
     """Read pictures, some at a time, and make them small."""
     pictures, some = store.pictures, list(wanted)
     if pictures is None or not some:
@@ -181,7 +193,7 @@ def _draw(store: Store, wanted: Iterable[tuple[int, int]], album: Album, kept: d
         step = xr.DataArray([min(t, last) for _, t in part], dims="picture")
         (values,) = store.compute(pictures.isel(sample=at, timestep=step).transpose("picture", ...))
         for key, one in zip(part, values.values, strict=True):
-            kept[key] = album.photo(small(rgb_of(one)))
+            kept[key] = album.photo(small(rgb_of(one), side))
 
 
 def small(pixels: NDArray[np.uint8], side: int = THUMB) -> NDArray[np.uint8]:

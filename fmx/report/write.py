@@ -69,7 +69,7 @@ def write_report(
     device : str
         Where the model runs.
     reading : callable, optional
-        Given the name of a part, a context in which it is read: progress, a cluster.
+        Given what is read next, a context in which that happens: progress, a cluster.
 
     Returns
     -------
