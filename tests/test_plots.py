@@ -737,6 +737,18 @@ def test_command_draws_clips_channels_and_differences(clips: Any, tmp_path: Path
     assert "channel 2" not in text
 
 
+def test_of_long_clips_some_timesteps_are_drawn(tmp_path: Path, cli: Any) -> None:
+    store = write_store(tmp_path / "long", {"one": random_values(steps=16, channels=3, seed=3)})
+    settings = ("--plots", "distribution", "--by", "timestep", "--format", "svg", "-o", tmp_path, "--name", "t")
+    ran = cli("render", "plots", store.path, *settings)
+    assert ran.code == 0, ran.err
+    text = (tmp_path / "model" / "t" / "distribution_one_timestep.svg").read_text()
+    assert "14 of 16 timesteps" in text
+    drawn = {i for i in range(16) if re.search(f">timestep {i}<", text)}
+    assert len(drawn) == 14
+    assert {0, 15} <= drawn
+
+
 @pytest.mark.real
 def test_real_network_in_a_column(real: Path, tmp_path: Path, cli: Any) -> None:
     model, pictures = real / "models" / "cifar10_cnn_traced.pt", tmp_path / "pictures"

@@ -133,6 +133,6 @@ def _say_next(store: Store, place: Path) -> None:
     say("Try next:")
     say(f"  fmx stats {store.path} --by channel --layers {last}")
     say(f"  fmx render grid {store.path} --layer {first} --sample coffee.png --noise 0.4 -o {place}")
-    photo = store.tree["path"].values[0]
+    photo = store.tree.coords["path"].values[0]
     say(f"  fmx attribute {_MODEL} {photo} --size 256 --crop 224 --method grad-cam -o {place}")
     say(f"  fmx layers {_MODEL}")

@@ -130,6 +130,7 @@ def _reason(wanted: Wanted, name: str) -> str:
 def _distribution(wanted: Wanted) -> Drawn:
     from fmx.analyze import hist
     from fmx.render.plots import distribution
+    from fmx.render.plots.distribution import MOST_GROUPS
 
     names = wanted.named(*(["channel"] if wanted.channels else []))
     by = "channel" if wanted.channels else wanted.by or "noise"
@@ -147,8 +148,14 @@ def _distribution(wanted: Wanted) -> Drawn:
             if missing:
                 raise FmxError(f"{name} has no channel {missing[0]}: it has {len(there)}, from {there[0]}.")
             parts = [part.sel(channel=list(wanted.channels)) for part in parts]
+        steps = parts[0].sizes.get("timestep", 0) if by == "timestep" else 0
+        facts = list(wanted.facts)
+        if steps > MOST_GROUPS:  # a clip has 16 unless told, and none of them can be left out by an option
+            some = [round(i * (steps - 1) / (MOST_GROUPS - 1)) for i in range(MOST_GROUPS)]
+            parts = [part.isel(timestep=some) for part in parts]
+            facts.append(f"{MOST_GROUPS} of {steps} timesteps")
         yield (
-            distribution(*parts, facts=wanted.facts, width=wanted.width),
+            distribution(*parts, facts=facts, width=wanted.width),
             {"plot": "distribution", "layer": name} | ({"by": by} if parts[0]["count"].ndim else {}),
         )
 

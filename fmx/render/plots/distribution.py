@@ -19,7 +19,7 @@ from fmx.render.plots.style import Look, PlotFigure, in_style, looks
 
 __all__ = ["distribution"]
 
-_MOST = 14
+MOST_GROUPS = 14
 _WHAT = "distributions"
 # Share of the values at either end that would squeeze the others.
 _TAIL = 0.005
@@ -63,8 +63,8 @@ def distribution(
     """
     need(hist, ("counts", "edges", "cdf", "count"), _WHAT, "fmx hist")
     dim, names = groups(hist, "count")
-    if len(names) > _MOST:
-        raise FmxError(f"{len(names)} {_WHAT} can't be told apart in one plot: choose up to {_MOST} of them.")
+    if len(names) > MOST_GROUPS:
+        raise FmxError(f"{len(names)} {_WHAT} can't be told apart in one plot: choose up to {MOST_GROUPS} of them.")
     shown = looks(len(names), ordered=dim == "noise")
     named = [f"{dim} {name}" if dim in {"noise", "channel", "timestep"} else name for name in names]
     counts, edges, cdf = _rows(hist, len(names))
