@@ -125,6 +125,26 @@ def test_a_few_neurons_at_edges_and_within_equal_autograd(name: str, rule: Rule 
     assert not way(signals[1:2]).any()
 
 
+def test_threads_take_a_signal_each_and_leave_their_number_as_it_was() -> None:
+    network, layer, x = prepared("small", deconvnet, 2)
+    done = network.forward(x, [layer])
+    way = adjoint.way_back(done.values[layer], done.inputs)
+    assert way is not None
+    signals = torch.zeros(7, *done.values[layer].shape[1:])
+    signals[range(7), range(7), 3, range(7)] = 1
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(way(signals))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].any()
+    torch.testing.assert_close(found[0], found[1])
+
+
 class Smooth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(F.gelu(x))

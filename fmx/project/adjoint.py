@@ -14,6 +14,7 @@ which takes longer than to fill it.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -66,7 +67,20 @@ class WayBack:
             parts = _parts(signals)
             if parts is None:
                 return self._from(0, Signal(signals, False))
-            return torch.cat([self._from(0, part) for part in parts])
+            threads = torch.get_num_threads() if signals.device.type == "cpu" else 1
+            if min(threads, len(parts)) == 1:
+                return torch.cat([self._alone(part) for part in parts])
+            # Threads that share so little work wait for each other more than they work.
+            try:
+                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    return torch.cat(list(pool.map(self._alone, parts)))
+            finally:
+                # What a thread sets holds for the others, too.
+                torch.set_num_threads(threads)
+
+    def _alone(self, part: Signal) -> torch.Tensor:
+        with torch.inference_mode():
+            return self._from(0, part)
 
     def _from(self, start: int, signal: Signal) -> torch.Tensor:
         """Go on at a stop that all signals pass."""
