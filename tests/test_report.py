@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -168,7 +170,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"values": {"a": RNG.normal(size=(8, 1, 1, 6))}, "dims": {"a": ("feature",)}},
         "no axis channel",
     ),
-    "clips": (lambda: {"values": {"conv": np.repeat(maps(), 3, axis=2)}}, "frames of a clip"),
+    "clips": (
+        lambda: {"values": {"conv": maps() * np.array([1, 2, 9], np.float32).reshape(1, 1, 3, 1, 1, 1)}},
+        "frame 2",
+    ),
     "many channels": (lambda: {"values": {"fc": RNG.normal(size=(8, 1, 1, 1500))}}, "512 of 1500 channels"),
 }
 
@@ -274,7 +279,13 @@ def test_another_model_is_refused(real: Path, store: Store) -> None:
     import fmx
 
     model = fmx.load("torchvision:squeezenet1_1", weights=real / "models" / "squeezenet1_1.pth")
-    with pytest.raises(FmxError, match="give the model it was made with"):
+    with pytest.raises(FmxError, match="not of single pictures"):
+        write_report(store, Path(store.path).parent / "r.html", model=model)
+    settings = {"kind": "pictures"}
+    with (
+        mock.patch.object(Store, "attributes", {**store.attributes, "preprocessing": settings}),
+        pytest.raises(FmxError, match="give the model it was made with"),
+    ):
         write_report(store, Path(store.path).parent / "r.html", model=model)
 
 
@@ -292,3 +303,11 @@ def test_pictures_of_fmx_maximize_are_shown(store: Store) -> None:
     save_analysis(store.place, "maximization", {"conv": made}, {"analysis": "maximization"})
     text = shown(open_store(store.path))
     assert "maximized to 3.25 (saved)" in text and "flat" in text
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "report.py"
+    command = [sys.executable, str(script), "--samples", "20", "--side", "64", "--noise", "0,0.2"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "whole report" in done.stdout and "robustness" in done.stdout

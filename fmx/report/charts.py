@@ -17,7 +17,7 @@ __all__ = ["bars", "histogram", "line_chart", "matrix", "number", "spark_line"]
 Values = NDArray[Any]
 # Cells of a matrix that is larger are too small for their values.
 MOST_WITH_VALUES = 14
-_WIDEST = 760
+_WIDEST = 620
 _CMAP = "viridis"
 
 

@@ -70,6 +70,8 @@ class PageSettings:
 
     def measured(self, store: Store, model: Model, layers: str | Iterable[str]) -> dict[str, ReceptiveField]:
         """Measure what the neurons of the store's layers see."""
+        if store.frames > 1 or not isinstance(store.attributes.get("preprocessing"), Mapping):
+            raise FmxError(f"{store.path} is not of single pictures, which are needed with --model: leave it out.")
         names = {info.name for info in model.layers}
         chosen = store.select(layers)
         if not names & {info.name for info in chosen}:

@@ -45,12 +45,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Thumb:
-    """A sample in small, and the share of its sides at which the box lies that the neuron sees."""
+    """A sample in small, with the frame of a clip, and in percent of its sides where the box lies that is seen."""
 
     picture: Picture | None
     sample: str
     value: float
     box: tuple[float, float, float, float] | None = None
+    frame: int | None = None
 
 
 def layer_grid(store: Store, layer: str, album: Album, *, sample: str, noise: float, layers: int) -> Grid:
@@ -150,7 +151,8 @@ def thumbnails(
             box = _box(chosen, i, j, size) if size is not None and "y0" in chosen else None
             picture = kept.get((int(numbers[i, j]), int(steps[i, j])))
             sample, value = str(chosen["sample_id"].values[i, j]), float(chosen["value"].values[i, j])
-            shown[channel].append(Thumb(picture, sample, value, box))
+            frame = int(steps[i, j]) if "at_timestep" in chosen else None
+            shown[channel].append(Thumb(picture, sample, value, box, frame))
     return shown
 
 
