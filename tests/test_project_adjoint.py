@@ -51,7 +51,7 @@ def torchvision_net(name: str) -> Callable[[], nn.Module]:
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
-    "small": (small, "relu_3", 24),
+    "small": (small, "relu_4", 24),
     "vgg11": (torchvision_net("vgg11"), "features.12", 48),
     "squeezenet1_1": (torchvision_net("squeezenet1_1"), "features.7", 64),
     "resnet18": (torchvision_net("resnet18"), "layer3", 64),
