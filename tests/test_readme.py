@@ -91,6 +91,6 @@ def test_demo_says_what_it_sees_and_writes_what_it_says(
     assert len(written) >= 4
     assert all((tmp_path / path).exists() for path in written)
     following = [line.strip() for line in said.partition("Try next:")[2].splitlines() if line.strip()]
-    assert len(following) == 3
+    assert len(following) == 4
     for command in following:
         run(command, monkeypatch)
