@@ -24,6 +24,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -130,17 +131,19 @@ def ratio(base: list[float], taken: list[float]) -> float:
 class Apart:
     """A contender in a process of its own, so that none changes how memory or threads behave for the others."""
 
-    def __init__(self, build: Callable[..., Callable[[], None]], file: Path, count: int, *more: object) -> None:
+    def __init__(
+        self, build: Callable[..., Callable[[], None]], file: Path, count: int, *more: object, brief: int = 0
+    ) -> None:
         self.count = count
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, file, count, more), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, build, file, (count, brief), more), daemon=True)
         self._process.start()
         self._pipe.recv()
 
-    def __call__(self) -> None:
+    def __call__(self, which: str = "whole") -> None:
         """Run once and wait until it is done."""
-        self._pipe.send("run")
+        self._pipe.send(which)
         self._pipe.recv()
 
     def close(self) -> None:
@@ -149,13 +152,15 @@ class Apart:
         self._process.join()
 
 
-def _serve(pipe: Any, build: Callable[..., Callable[[], None]], file: Path, count: int, more: tuple[Any, ...]) -> None:
-    few, data = (np.load(file, mmap_mode="r")[:n] for n in (2 * BATCH, count))
+def _serve(
+    pipe: Any, build: Callable[..., Callable[[], None]], file: Path, counts: tuple[int, int], more: tuple[Any, ...]
+) -> None:
+    few, data, brief = (np.load(file, mmap_mode="r")[:n] for n in (2 * BATCH, *counts))
     build(few, *more)()  # warms up
-    run = build(data, *more)
+    runs = {"whole": build(data, *more)} | ({"brief": build(brief, *more)} if len(brief) else {})
     pipe.send("ready")
-    while pipe.recv() == "run":
-        run()
+    while (which := pipe.recv()) in runs:
+        runs[which]()
         pipe.send("done")
 
 
@@ -213,8 +218,7 @@ def rates(place: Path, images: int, _batch: int, rounds: int) -> list[Row]:
         "bare ONNX Runtime": Apart(_onnx, file, images, place / "resnet18.onnx"),
         "fmx capture only, PyTorch": Apart(_capture, file, images, torch),
         "fmx capture only, ONNX": Apart(_capture, file, images, onnx),
-        **{name: Apart(_extract, file, many, *more) for name, more in extractions.items()},
-        **{name + BRIEF: Apart(_extract, file, images, *more) for name, more in extractions.items()},
+        **{name: Apart(_extract, file, many, *more, brief=images) for name, more in extractions.items()},
         "torchvision extractor + memmap": Apart(_peer, file, images, "torchvision_memmap", place / "memmap"),
         "torchvision extractor + h5py": Apart(_peer, file, images, "torchvision_h5py", place / "tv.h5"),
     }
@@ -225,6 +229,7 @@ def rates(place: Path, images: int, _batch: int, rounds: int) -> list[Row]:
         few, data = (np.array(np.load(file, mmap_mode="r")[:n]) for n in (2 * BATCH, images))
         peers.torchlens_dataset(few, place / "lens", BATCH)()
         contenders["TorchLens extract_dataset"] = peers.torchlens_dataset(data, place / "lens", BATCH)
+    contenders |= {name + BRIEF: partial(contenders[name], "brief") for name in extractions}
     seconds = in_turn(contenders, rounds, warm=True)
     counts = {name: getattr(contender, "count", images) for name, contender in contenders.items()}
     each = {name: [t / counts[name] for t in taken] for name, taken in seconds.items() if BRIEF not in name}

@@ -228,7 +228,8 @@ class AutoSession:
         for candidate in self._most_promising_first(base * share):
             fastest = min([base, *(best.seconds for best in found)])
             if not self._pays(candidate, base * share, fastest * share):
-                why = f"in {self._batches} batches it can't be expected to save what setting it up costs"
+                few_or_many = f"{self._batches} batch{'' if self._batches == 1 else 'es'}"
+                why = f"in {few_or_many} it can't be expected to save what setting it up costs"
                 self.engine_notes.append(f"{candidate.name}: not tried, {why}")
                 continue
             tried = self._try(candidate, few, expected)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fmx.cli.output import print_table, say
 from fmx.data import Preprocess
+from fmx.report.facts import engine_choice, noise_words
 from fmx.store import Store, layer_key, saved_analyses
 from fmx.store.schema import COUNTS
 
@@ -71,13 +72,12 @@ def _facts(store: Store, about: Any) -> dict[str, str]:
         "input": "×".join(map(str, about["input_shape"])),
         "preprocessing": prepared if isinstance(prepared, str) else _prepared(prepared),
         "samples": f"{total}" + (f" in {len(labels)} classes: {_some(labels)}" if labels else ""),
-        "noise": f"{', '.join(f'{v:g}' for v in store.tree.to_dataset()['noise'].values)} "
-        f"({about['noise_kind']}, {about['noise_space']}, seed {about['seed']})",
+        "noise": noise_words(store),
         "timesteps": _timesteps(store, about),
         "completeness": "complete" if done == total else f"partial: {done} of {total} samples",
     }
     if about.get("engine_notes"):
-        facts["engine choice"] = "; ".join(about["engine_notes"])
+        facts["engine choice"] = engine_choice(about["engine_notes"])
     if about["skipped"]:
         facts["left out"] = f"{len(about['skipped'])} unreadable: {_some(about['skipped'])}"
     if saved := saved_analyses(store.place):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fmx.analyze.parts import noise_levels
 from fmx.data import Preprocess
 from fmx.store import Store, saved_analyses
 
-__all__ = ["class_names", "store_facts"]
+__all__ = ["class_names", "engine_choice", "noise_words", "store_facts"]
 
 MOST_NAMES = 12
 
@@ -34,7 +34,7 @@ def store_facts(store: Store) -> dict[str, dict[str, str]]:
     data = {
         "samples": f"{done} of {total}, the store is not complete" if done < total else str(total),
         "classes": f"{len(labels)}: {_some(labels)}" if labels else "",
-        "noise levels": _noise(store, about),
+        "noise levels": noise_words(store),
         "frames of a clip": str(store.frames) if store.frames > 1 else "",
         "left out": f"{len(about['skipped'])} unreadable: {_some(about['skipped'])}" if about.get("skipped") else "",
         "not finite": _unusual(store),
@@ -42,7 +42,7 @@ def store_facts(store: Store) -> dict[str, dict[str, str]]:
     made = {
         "store": str(store.path),
         "engine": " ".join(str(about[k]) for k in ("engine", "device") if about.get(k)),
-        "engine choice": "; ".join(map(str, about.get("engine_notes") or ())),
+        "engine choice": engine_choice(about.get("engine_notes") or ()),
         "saved results": _some(saved_analyses(store.place)),
         "notes": "; ".join(map(str, about.get("notes") or ())),
         "versions": ", ".join(f"{k} {v}" for k, v in dict(about.get("versions") or {}).items()),
@@ -51,8 +51,18 @@ def store_facts(store: Store) -> dict[str, dict[str, str]]:
     return {name: {key: value for key, value in rows.items() if value} for name, rows in groups.items()}
 
 
-def _noise(store: Store, about: Mapping[str, Any]) -> str:
-    levels = noise_levels(store)
+def engine_choice(notes: Iterable[str]) -> str:
+    """Say what became of each engine; those of which the same is said are named together."""
+    by_reason: dict[str, list[str]] = {}
+    for note in map(str, notes):
+        name, colon, reason = note.partition(": ")
+        by_reason.setdefault(reason if colon else note, []).append(name if colon else "")
+    return "; ".join(f"{', '.join(names)}: {reason}" if any(names) else reason for reason, names in by_reason.items())
+
+
+def noise_words(store: Store) -> str:
+    """Say which noise levels there are, and how the noise was made."""
+    about, levels = store.attributes, noise_levels(store)
     if len(levels) == 1 and levels[0] == 0:
         return "none"
     how = ", ".join(str(about[key]) for key in ("noise_kind", "noise_space") if about.get(key))
