@@ -211,7 +211,7 @@ def test_unfinished_stores_are_analysed_when_asked(command, cli, tmp_path):
 
 
 def test_values_that_are_not_finite_are_shown(acts, cli):
-    for command, heading in (("stats", "nan"), ("rank", "NaN/inf"), ("top-samples", "nan"), ("robustness", "NaN/inf")):
+    for command, heading in (("stats", "NaN"), ("rank", "NaN/inf"), ("top-samples", "NaN"), ("robustness", "NaN/inf")):
         assert heading in cli(command, acts, "--layers", "maps").out.splitlines()[0]
         assert heading not in cli(command, acts, "--layers", "vectors").out.splitlines()[0]
 
