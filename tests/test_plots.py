@@ -143,7 +143,6 @@ def test_channels(store: Any, width: float, order: str) -> None:
     assert "noise 0" in caption(figure)
 
 
-@pytest.mark.slow
 def test_thousands_of_channels(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = ("mean", "std", "max", "sparsity")

@@ -42,7 +42,11 @@ def train(net: nn.Module, data: list[tuple[torch.Tensor, torch.Tensor]], epochs:
 def expected(net: nn.Module, data: list[tuple[torch.Tensor, torch.Tensor]], every: int) -> list[np.ndarray[Any, Any]]:
     """A slow reference: a plain hook on one layer, kept for every so many-th step."""
     kept: list[np.ndarray[Any, Any]] = []
-    hook = net.stem.register_forward_hook(lambda _m, _i, out: kept.append(out.detach().clone().numpy()))  # type: ignore
+
+    def keep(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        kept.append(output.detach().clone().numpy())
+
+    hook = net.get_submodule("stem").register_forward_hook(keep)
     train(net, data)
     hook.remove()
     return kept[::every]
