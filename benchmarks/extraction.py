@@ -24,7 +24,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -37,8 +36,9 @@ BATCH = 32
 LAYERS = "layer1,layer2,layer3,layer4"
 SHAPE = (3, 224, 224)
 NUMBERS = itertools.count()
-BRIEF = ", briefly"
 Row = dict[str, object]
+# Runs once; an extraction says how many seconds an image took once it was running.
+Contender = Callable[[], float | None]
 
 
 def export_onnx(file: Path) -> None:
@@ -68,18 +68,28 @@ def make_pictures(folder: Path, count: int, side: int = 256) -> None:
         small.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i:05d}.jpg", quality=90)
 
 
-def extraction(model: object, data: object, to: Path, batch: int, **more: object) -> Callable[[], None]:
+def extraction(model: object, data: object, to: Path, batch: int, **more: object) -> Contender:
     """Give a whole extraction into a new store, choice of the engine included; the model is open already.
 
-    Each time the store is another one. Deleting one first would be measured too: for a minute, ext4 passes over the
-    places of deleted files one by one whenever it makes a file.
+    It runs once a quarter of the samples are done, and is over when the last one is on the disk; what is done in one
+    piece runs from the start. Each time the store is another one. Deleting one first would be measured too: for a
+    minute, ext4 passes over the places of deleted files one by one whenever it makes a file.
     """
-    from fmx.extraction import Request, run, settle
+    from fmx.extraction import Request, Status, run, settle
 
     request = {"model": model, "data": data, "layers": LAYERS, "batch_size": batch} | more
 
-    def once() -> None:
-        run(settle(Request(**request, to=to.with_name(f"{to.stem}-{next(NUMBERS)}.zarr"))))
+    def once() -> float:
+        marks = [(0, time.perf_counter())]
+
+        def progress(status: Status) -> None:
+            marks.append((status.done, time.perf_counter()))
+
+        run(settle(Request(**request, to=to.with_name(f"{to.stem}-{next(NUMBERS)}.zarr"))), progress)
+        # On a cluster the last mark says that all is written, and its workers have yet to end.
+        total, end = marks[-1][0], marks[-1][1] if more.get("workers") else time.perf_counter()
+        done, begun = next((mark for mark in marks if total / 4 <= mark[0] < total), marks[0])
+        return (end - begun) / (total - done)
 
     return once
 
@@ -111,16 +121,24 @@ def write_disk(file: Path, nbytes: int) -> Callable[[], None]:
     return run
 
 
-def in_turn(contenders: Mapping[str, Callable[[], None]], rounds: int, *, warm: bool = False) -> dict[str, list[float]]:
-    """Time contenders in turn, round after round, after one that warms up where they are not warm."""
+def in_turn(
+    contenders: Mapping[str, Contender], rounds: int, *, warm: bool = False
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Time contenders in turn, round after round, after one that warms up where they are not warm.
+
+    Gives the seconds of all, and the seconds an image of those that say how fast they were once running.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    running: dict[str, list[float]] = {}
     for number in range(warm, rounds + 1):
         for name, run in contenders.items():
             start = time.perf_counter()
-            run()
+            each = run()
             if number:
                 seconds[name].append(time.perf_counter() - start)
-    return seconds
+                if each is not None:
+                    running.setdefault(name, []).append(each)
+    return seconds, running
 
 
 def ratio(base: list[float], taken: list[float]) -> float:
@@ -131,20 +149,20 @@ def ratio(base: list[float], taken: list[float]) -> float:
 class Apart:
     """A contender in a process of its own, so that none changes how memory or threads behave for the others."""
 
-    def __init__(
-        self, build: Callable[..., Callable[[], None]], file: Path, count: int, *more: object, brief: int = 0
-    ) -> None:
+    def __init__(self, build: Callable[..., Contender], file: Path, count: int, *more: object) -> None:
         self.count = count
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, file, (count, brief), more), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, build, file, count, more), daemon=True)
         self._process.start()
+        theirs.close()  # so that a process that failed is noticed
         self._pipe.recv()
 
-    def __call__(self, which: str = "whole") -> None:
+    def __call__(self) -> float | None:
         """Run once and wait until it is done."""
-        self._pipe.send(which)
-        self._pipe.recv()
+        self._pipe.send("run")
+        each: float | None = self._pipe.recv()
+        return each
 
     def close(self) -> None:
         """End the process."""
@@ -152,16 +170,13 @@ class Apart:
         self._process.join()
 
 
-def _serve(
-    pipe: Any, build: Callable[..., Callable[[], None]], file: Path, counts: tuple[int, int], more: tuple[Any, ...]
-) -> None:
-    few, data, brief = (np.load(file, mmap_mode="r")[:n] for n in (2 * BATCH, *counts))
+def _serve(pipe: Any, build: Callable[..., Contender], file: Path, count: int, more: tuple[Any, ...]) -> None:
+    few, data = (np.load(file, mmap_mode="r")[:n] for n in (2 * BATCH, count))
     build(few, *more)()  # warms up
-    runs = {"whole": build(data, *more)} | ({"brief": build(brief, *more)} if len(brief) else {})
+    run = build(data, *more)
     pipe.send("ready")
-    while (which := pipe.recv()) in runs:
-        runs[which]()
-        pipe.send("done")
+    while pipe.recv() == "run":
+        pipe.send(run())
 
 
 def _eager(data: np.ndarray) -> Callable[[], None]:
@@ -193,8 +208,8 @@ def _peer(data: np.ndarray, name: str, to: Path) -> Callable[[], None]:
 def rates(place: Path, images: int, _batch: int, rounds: int) -> list[Row]:
     """Extraction of layer1 to layer4, beside the bare model and other tools.
 
-    fmx extracts four times as many images, choice of the engine included. What it does once it runs is what these take
-    beyond a run over as many as the others have. Stores are deleted at the end only: have 30 GB free.
+    fmx extracts four times as many images, choice of the engine included. Stores are deleted at the end only: have
+    30 GB free.
     """
     export_onnx(place / "resnet18.onnx")
     many = 4 * images
@@ -218,7 +233,7 @@ def rates(place: Path, images: int, _batch: int, rounds: int) -> list[Row]:
         "bare ONNX Runtime": Apart(_onnx, file, images, place / "resnet18.onnx"),
         "fmx capture only, PyTorch": Apart(_capture, file, images, torch),
         "fmx capture only, ONNX": Apart(_capture, file, images, onnx),
-        **{name: Apart(_extract, file, many, *more, brief=images) for name, more in extractions.items()},
+        **{name: Apart(_extract, file, many, *more) for name, more in extractions.items()},
         "torchvision extractor + memmap": Apart(_peer, file, images, "torchvision_memmap", place / "memmap"),
         "torchvision extractor + h5py": Apart(_peer, file, images, "torchvision_h5py", place / "tv.h5"),
     }
@@ -229,14 +244,10 @@ def rates(place: Path, images: int, _batch: int, rounds: int) -> list[Row]:
         few, data = (np.array(np.load(file, mmap_mode="r")[:n]) for n in (2 * BATCH, images))
         peers.torchlens_dataset(few, place / "lens", BATCH)()
         contenders["TorchLens extract_dataset"] = peers.torchlens_dataset(data, place / "lens", BATCH)
-    contenders |= {name + BRIEF: partial(contenders[name], "brief") for name in extractions}
-    seconds = in_turn(contenders, rounds, warm=True)
+    seconds, running = in_turn(contenders, rounds, warm=True)
     counts = {name: getattr(contender, "count", images) for name, contender in contenders.items()}
-    each = {name: [t / counts[name] for t in taken] for name, taken in seconds.items() if BRIEF not in name}
-    for name in extractions:
-        each[f"{name}, once running"] = [
-            (t - brief) / (many - images) for t, brief in zip(seconds[name], seconds[name + BRIEF], strict=True)
-        ]
+    each = {name: [t / counts[name] for t in taken] for name, taken in seconds.items()}
+    each |= {f"{name}, once running": taken for name, taken in running.items()}
     for contender in contenders.values():
         if isinstance(contender, Apart):
             contender.close()
@@ -258,28 +269,24 @@ def all_layers(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
 
     data = np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32)
     model = fmx.load("torchvision:resnet18")
-    few = images // 4
-    nbytes = sum(layer.nbytes for layer in model.layers) * (images - few)
-    name = "fmx extract all layers"
-    contenders = {
-        "bare eager model(x)": peers.bare_eager(data[few:], batch),
+    nbytes = sum(layer.nbytes for layer in model.layers) * images
+    contenders: dict[str, Contender] = {
+        "bare eager model(x)": peers.bare_eager(data, batch),
         "sequential write": write_disk(place / "raw", nbytes),
-        name: extraction(model, data, place / "a.zarr", batch, layers="all"),
-        name + BRIEF: extraction(model, data[:few], place / "a.zarr", batch, layers="all"),
+        "fmx extract all layers": extraction(model, data, place / "a.zarr", batch, layers="all"),
     }
-    seconds = in_turn(contenders, rounds)
-    whole, brief = seconds.pop(name), seconds.pop(name + BRIEF)
-    seconds[f"{name}, once running"] = [t - short for t, short in zip(whole, brief, strict=True)]
-    seconds[name] = [t * (images - few) / images for t in whole]
-    slower = [max(pair) for pair in zip(seconds["bare eager model(x)"], seconds["sequential write"], strict=True)]
+    seconds, running = in_turn(contenders, rounds)
+    each = {name: [t / images for t in taken] for name, taken in seconds.items()}
+    each |= {f"{name}, once running": taken for name, taken in running.items()}
+    slower = [max(pair) for pair in zip(each["bare eager model(x)"], each["sequential write"], strict=True)]
     return [
         {
             "contender": name,
-            "images_per_s": (images - few) / median(taken),
-            "mb_per_s": nbytes / 1e6 / median(taken),
+            "images_per_s": 1 / median(taken),
+            "mb_per_s": nbytes / images / 1e6 / median(taken),
             "to_slower_of_model_and_disk": ratio(slower, taken),
         }
-        for name, taken in seconds.items()
+        for name, taken in each.items()
     ]
 
 
@@ -292,27 +299,22 @@ def reduce(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
     with model.session(LAYERS.split(","), engine="auto") as session:
         session.run(data[:batch])
         engine = session.engine
-    few = images // 4
-    contenders = {"fmx capture only": capture_only(model, data[few:], batch)}
+    contenders: dict[str, Contender] = {"fmx capture only": capture_only(model, data, batch)}
     for names in ("stats", "stats,hist", "stats,hist,quantiles,top-samples"):
         more = {"reduce": names.split(","), "engine": engine}
-        for what, given in (("", data), (BRIEF, data[:few])):
-            name = f"fmx extract --reduce {names}"
-            contenders[name + what] = extraction(model, given, place / "a.zarr", batch, **more)
-    seconds = in_turn(contenders, rounds)
-    base, rows = seconds["fmx capture only"], []
-    for name in (name for name in contenders if BRIEF not in name):
-        brief = seconds.get(name + BRIEF, [0.0] * rounds)
-        running = [t - short for t, short in zip(seconds[name], brief, strict=True)]
-        rows.append(
-            {
-                "contender": name,
-                "images_per_s": (images - few) / median(running),
-                "to_capture_only": ratio(base, running),
-                "with_set_up": ratio(base, [t * (images - few) / images for t in seconds[name]]) if any(brief) else 1.0,
-            }
-        )
-    return rows
+        contenders[f"fmx extract --reduce {names}"] = extraction(model, data, place / "a.zarr", batch, **more)
+    seconds, running = in_turn(contenders, rounds)
+    whole = {name: [t / images for t in taken] for name, taken in seconds.items()}
+    base = whole["fmx capture only"]
+    return [
+        {
+            "contender": name,
+            "images_per_s": 1 / median(taken),
+            "to_capture_only": ratio(base, taken),
+            "with_set_up": ratio(base, whole[name]),
+        }
+        for name, taken in (whole | running).items()
+    ]
 
 
 def one_peak(images: int, batch: int, budget: int) -> None:
@@ -357,7 +359,7 @@ def again(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
         return lambda: subprocess.run(line, capture_output=True, check=True) and None
 
     quietly(*command)()
-    seconds = in_turn(
+    seconds, _ = in_turn(
         {"imports alone": quietly(sys.executable, "-c", imports), "second run": quietly(*command)}, rounds
     )
     more = median(b - a for a, b in zip(seconds["imports alone"], seconds["second run"], strict=True))
@@ -368,47 +370,17 @@ def again(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
 
 def workers(place: Path, images: int, batch: int, rounds: int) -> list[Row]:
     """Compare two worker processes with one process, once both run."""
-    data = np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32)
-    np.save(place / "many.npy", data)
-    np.save(place / "few.npy", data[: images // 4])
-    source = "torchvision:resnet18"
+    data = place / "data.npy"
+    np.save(data, np.random.default_rng(0).random((images, *SHAPE), dtype=np.float32))
     contenders = {
-        "one process": _rate(source, place, batch, 0, images),
-        "two workers": _rate(source, place, batch, 2, images),
+        what: extraction("torchvision:resnet18", data, place / "a.zarr", batch, workers=number, engine="folded")
+        for what, number in (("one process", 0), ("two workers", 2))
     }
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            taken[name].append(run())
-    base = taken["one process"]
+    _, running = in_turn(contenders, rounds)
     return [
-        {
-            "what": name,
-            "images_per_s": median(found),
-            "to_one_process": median(f / b for f, b in zip(found, base, strict=True)),
-        }
-        for name, found in taken.items()
+        {"what": name, "images_per_s": 1 / median(taken), "to_one_process": ratio(running["one process"], taken)}
+        for name, taken in running.items()
     ]
-
-
-def _rate(model: str, place: Path, batch: int, processes: int, images: int) -> Callable[[], float]:
-    """Give images a second beyond a run over a quarter of them, so that what starting takes is left out."""
-    from fmx.extraction import Request, run, settle
-
-    request = {"model": model, "layers": LAYERS, "batch_size": batch, "engine": "folded", "workers": processes}
-
-    def seconds(data: Path) -> float:
-        to = place / f"{next(NUMBERS)}.zarr"
-        settled = settle(Request(**request, data=data, to=to))
-        start = time.perf_counter()
-        run(settled)
-        return time.perf_counter() - start
-
-    def once() -> float:
-        few, many = seconds(place / "few.npy"), seconds(place / "many.npy")
-        return (images - images // 4) / (many - few)
-
-    return once
 
 
 PARTS = {

@@ -49,7 +49,7 @@ def test_mistakes() -> None:
         bench(model, engines=["warp"])
 
 
-@pytest.mark.parametrize(("part", "count"), [("rates", 9), ("all-layers", 3), ("reduce", 4), ("again", 3)])
+@pytest.mark.parametrize(("part", "count"), [("rates", 13), ("all-layers", 4), ("reduce", 4), ("again", 3)])
 def test_committed_benchmarks_run(part: str, count: int, tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "extraction.py"
     done = subprocess.run(
@@ -63,10 +63,7 @@ def test_committed_benchmarks_run(part: str, count: int, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert len(rows) >= count
-    # What is measured as the difference of two runs may be anything where both are this short.
-    differences = ("once running", "--reduce", "process", "workers")
-    sure = [row for row in rows if not any(word in str(row.values()) for word in differences)]
-    assert all(value > 0 for row in sure for key, value in row.items() if key not in {"contender", "what"})
+    assert all(value > 0 for row in rows for key, value in row.items() if key not in {"contender", "what"})
     assert not list(tmp_path.iterdir())
 
 
