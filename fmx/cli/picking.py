@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli.groups import Target
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fmx.cli.draw import Places
     from fmx.render import PictureFolder
     from fmx.render.ranges import Ranging
     from fmx.render.tone import Tone
     from fmx.store import Store
 
 Layer = Annotated[str, typer.Option(help="Layers to draw: a name or any selection, as for fmx layers.")]
-SampleId = Annotated[str, typer.Option(help="Sample: its id, the end of it, or its position.")]
 SampleIds = Annotated[
     str, typer.Option("--sample", help="Samples: ids, ends of ids or positions, separated by commas; or all.")
 ]
 Noise = Annotated[float, typer.Option(help="Noise level, one that the store has.")]
-Noises = Annotated[str, typer.Option("--noise", help="Noise levels, separated by commas; or all.")]
 Timestep = Annotated[int, typer.Option(help="Timestep.")]
-Timesteps = Annotated[str, typer.Option("--timestep", help="Timesteps such as 0,4 or 0-15; or all.")]
-ChannelNumbers = Annotated[str | None, typer.Option("--channels", help="Channels such as 0-15,31 (default: all).")]
-Order = Annotated[
-    str,
-    typer.Option(
-        help="Order of the channels: index; max, mean, variance, sum or sparsity of their maps; or a ranking that was "
-        "saved (fmx rank --save NAME)."
-    ),
-]
-Out = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the folder MODEL/NAME is made.")]
-Name = Annotated[str | None, typer.Option("--name", help="Name of the folder of pictures (default: the time).")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder of this name.")]
-Cmap = Annotated[
-    str | None, typer.Option(help="Any matplotlib colormap, gray too (default: viridis, or RdBu_r where symmetric).")
-]
 Normalisation = Annotated[
     str,
     typer.Option(
@@ -48,27 +34,85 @@ Normalisation = Annotated[
         "noise), channel (over all samples), layer, global (all chosen layers)."
     ),
 ]
-Percentiles = Annotated[str, typer.Option(metavar="LOW,HIGH", help="Ends of the range in percent, such as 1,99.")]
-Symmetric = Annotated[bool, typer.Option("--symmetric", help="Range about 0, for values of both signs.")]
-Equalise = Annotated[str, typer.Option(help="histogram: all colours as often; clahe: contrast within each map.")]
-Gamma = Annotated[float, typer.Option(help="Below 1 brings out small values, above 1 large ones.")]
-Interpolation = Annotated[str, typer.Option(help="How maps are enlarged: nearest, bilinear, bicubic or lanczos.")]
 
 # Of longer lists only the folder is told.
 MOST_TOLD = 16
 
 
-def tone(percentiles: str, symmetric: bool, equalise: str, gamma: float) -> Tone:
-    """Gather what is done to values."""
-    from fmx.render.tone import Tone
+@dataclass(frozen=True)
+class Which:
+    """Which parts of a store are drawn."""
 
-    ends = opt.numbers("--percentiles", percentiles) or []
-    return Tone(tuple(ends), symmetric, equalise, gamma)  # type: ignore[arg-type]  # their number is checked there
+    layer: Layer = "auto"
+    sample: SampleIds = "0"
+    noise: Annotated[str, typer.Option("--noise", help="Noise levels, separated by commas; or all.")] = "0"
+    timestep: Annotated[str, typer.Option("--timestep", help="Timesteps such as 0,4 or 0-15; or all.")] = "0"
+
+    def places(self, store: Store) -> Places:
+        """Find them in a store."""
+        from fmx.cli.draw import Places
+
+        layers = [info.name for info in store.select(self.layer)]
+        return Places(
+            store, layers, samples(store, self.sample), noises(store, self.noise), timesteps(store, self.timestep)
+        )
 
 
-def colormap(cmap: str | None, symmetric: bool) -> str:
-    """Choose the usual colormap where none is given."""
-    return cmap or ("RdBu_r" if symmetric else "viridis")
+@dataclass(frozen=True)
+class Channels:
+    """Which channels are drawn, in which order."""
+
+    channels: Annotated[str | None, typer.Option("--channels", help="Channels such as 0-15,31 (default: all).")] = None
+    order: Annotated[
+        str,
+        typer.Option(
+            help="Order of the channels: index; max, mean, variance, sum or sparsity of their maps; or a ranking that "
+            "was saved (fmx rank --save NAME)."
+        ),
+    ] = "index"
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """What functions that draw take."""
+        chosen = None if self.channels is None else numbers("--channels", self.channels)
+        return {"channels": chosen, "order": self.order}
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How values become colours."""
+
+    interpolation: Annotated[
+        str, typer.Option(help="How maps are enlarged: nearest, bilinear, bicubic or lanczos.")
+    ] = "nearest"
+    cmap: Annotated[
+        str | None,
+        typer.Option(help="Any matplotlib colormap, gray too (default: viridis, or RdBu_r where symmetric)."),
+    ] = None
+    percentiles: Annotated[
+        str, typer.Option(metavar="LOW,HIGH", help="Ends of the range in percent, such as 1,99.")
+    ] = "0,100"
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="Range about 0, for values of both signs.")] = False
+    equalise: Annotated[str, typer.Option(help="histogram: all colours as often; clahe: contrast within each map.")] = (
+        "none"
+    )
+    gamma: Annotated[float, typer.Option(help="Below 1 brings out small values, above 1 large ones.")] = 1.0
+
+    @property
+    def tone(self) -> Tone:
+        """What is done to values."""
+        from fmx.render.tone import Tone
+
+        ends = tuple(opt.numbers("--percentiles", self.percentiles) or [])
+        return Tone(ends, self.symmetric, self.equalise, self.gamma)  # type: ignore[arg-type]  # see there
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """What functions that draw take: interpolation and colormap."""
+        return {
+            "interpolation": self.interpolation,
+            "cmap": self.cmap or ("RdBu_r" if self.symmetric else "viridis"),
+        }
 
 
 def ranging(store: Store, layers: Sequence[str], normalisation: str, how: Tone) -> Ranging:
@@ -120,11 +164,9 @@ def channel_list(text: str) -> list[int | str]:
     return found
 
 
-def folder(store: Store, output: str, name: str | None, overwrite: bool) -> PictureFolder:
-    """Make the folder of a command's pictures."""
-    from fmx.render import PictureFolder
-
-    return PictureFolder(output, str(store.attributes.get("model", "model")), name, overwrite=overwrite)
+def folder(store: Store, target: Target) -> PictureFolder:
+    """Make the folder of a command's pictures of a store."""
+    return target.folder(str(store.attributes.get("model") or "model"))
 
 
 def tell(paths: Sequence[Path], made: PictureFolder) -> None:

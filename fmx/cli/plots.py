@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli import picking as pick
 from fmx.cli import reading as common
+from fmx.cli.groups import Target, grouped
 from fmx.errors import FmxError, near_matches
 
 __all__ = ["plots", "register_plots"]
@@ -32,8 +34,10 @@ def register_plots(render: typer.Typer) -> None:
     render.command(epilog="Example: fmx render plots acts.zarr --plots layers,robustness --layers layer1,layer4")(plots)
 
 
+@grouped
 def plots(
     store: opt.StorePath,
+    *,
     wanted: Annotated[
         str,
         typer.Option("--plots", help=f"What to draw, separated by commas: {', '.join(KINDS)} (default: all it can)."),
@@ -52,11 +56,7 @@ def plots(
     ] = None,
     width: Annotated[float, typer.Option(help="Width in mm: a column has about 85, a page 180.")] = 180.0,
     form: Annotated[str, typer.Option("--format", help="png, svg or pdf; several, separated by commas.")] = "png",
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = "out",
-    name: Annotated[
-        str | None, typer.Option(help="Name of the folder, below that of the model (default: the time).")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of this name.")] = False,
+    target: Target,
     allow_partial: common.AllowPartial = False,
 ) -> None:
     """Draw plots for papers: distributions, channels, layers, noise, time, classes, similarity, health.
@@ -68,7 +68,6 @@ def plots(
     from fmx.cli.output import note, say
     from fmx.cli.plot_jobs import Wanted, computed
     from fmx.cli.plot_saved import from_saved
-    from fmx.render.folder import PictureFolder
     from fmx.render.plots.page import check_width
     from fmx.render.plots.save import check_format, save_figure
 
@@ -90,9 +89,8 @@ def plots(
         allow_partial=allow_partial,
     )
     _ = asked.level  # refuses levels that the store has not
-    model = str(opened.attributes.get("model") or "model")
     skipped: list[str] = []
-    with PictureFolder(output, model, name, overwrite=overwrite) as folder:
+    with pick.folder(opened, target) as folder:
         drawn = from_saved(asked, opt.words(saved), names) if saved else computed(asked, names, skipped.append)
         count = 0
         for figure, labels in drawn:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from fmx.cli import options as opt
 from fmx.cli import picking as pick
+from fmx.cli.groups import Target, grouped
 from fmx.errors import FmxError
 
 __all__ = ["render"]
@@ -15,75 +17,48 @@ __all__ = ["render"]
 render = typer.Typer(help="Draw what a store holds.", no_args_is_help=True)
 
 LAYOUT = "8x8"
+EVERYWHEN = pick.Which(noise="all", timestep="all")
 
 
 @render.command(epilog="Example: fmx render grid acts.zarr --layer layer1 --sample chelsea.png")
+@grouped
 def grid(
     store: opt.StorePath,
-    layer: pick.Layer = "auto",
-    sample: pick.SampleIds = "0",
-    noise: pick.Noises = "0",
-    timestep: pick.Timesteps = "0",
-    channels: pick.ChannelNumbers = None,
-    order: pick.Order = "index",
+    *,
+    which: pick.Which,
+    channels: pick.Channels,
     layout: Annotated[str, typer.Option(help="Rows and columns of a page.")] = LAYOUT,
     scale: Annotated[int, typer.Option(help="Pixels of the page for one of the map; 1 is the layer's own size.")] = 1,
-    interpolation: pick.Interpolation = "nearest",
-    cmap: pick.Cmap = None,
     normalisation: pick.Normalisation = "filter",
-    percentiles: pick.Percentiles = "0,100",
-    symmetric: pick.Symmetric = False,
-    equalise: pick.Equalise = "none",
-    gamma: pick.Gamma = 1.0,
+    colours: pick.Colours,
     legend: Annotated[bool, typer.Option(help="Say on the page what it shows.")] = True,
-    output: pick.Out = "out",
-    name: pick.Name = None,
-    overwrite: pick.Overwrite = False,
+    target: Target,
 ) -> None:
     """Draw a layer's feature maps as pages of 8×8, at the layer's own resolution; a layer without maps as bars."""
-    from fmx.cli.draw import Places, draw_grids, page_layout
+    from fmx.cli.draw import draw_grids, page_layout
     from fmx.store import open_store
 
     rows, columns = page_layout(layout)
     opened = open_store(store)
-    how = pick.tone(percentiles, symmetric, equalise, gamma)
-    chosen = [info.name for info in opened.select(layer)]
-    look = {
-        "rows": rows,
-        "columns": columns,
-        "scale": scale,
-        "interpolation": interpolation,
-        "cmap": pick.colormap(cmap, symmetric),
-        "legend": legend,
-    }
-    places = Places(
-        opened, chosen, pick.samples(opened, sample), pick.noises(opened, noise), pick.timesteps(opened, timestep)
-    )
-    wanted = None if channels is None else pick.numbers("--channels", channels)
-    with pick.folder(opened, output, name, overwrite) as made:
-        ranging = pick.ranging(opened, chosen, normalisation, how)
-        pick.tell(list(draw_grids(places, made, ranging, channels=wanted, order=order, **look)), made)
+    places, tone = which.places(opened), colours.tone
+    look = {"rows": rows, "columns": columns, "scale": scale, "legend": legend, **channels.look, **colours.look}
+    with pick.folder(opened, target) as made:
+        ranging = pick.ranging(opened, places.layers, normalisation, tone)
+        pick.tell(list(draw_grids(places, made, ranging, **look)), made)
 
 
 @render.command(epilog="Example: fmx render frames acts.zarr --layer layer1 --channels 0-63 --size 600 --cmap magma")
+@grouped
 def frames(
     store: opt.StorePath,
-    layer: pick.Layer = "auto",
-    sample: pick.SampleIds = "0",
-    noise: pick.Noises = "0",
-    timestep: pick.Timesteps = "0",
-    channels: pick.ChannelNumbers = None,
-    order: pick.Order = "index",
+    *,
+    which: pick.Which,
+    channels: pick.Channels,
     top: Annotated[int | None, typer.Option(help="Draw so many channels of the order only.")] = None,
     size: Annotated[str | None, typer.Option(help="Pixels of the longer side, or WIDTHxHEIGHT.")] = None,
     scale: Annotated[int | None, typer.Option(help="Pixels of the picture for one of the map.")] = None,
-    interpolation: pick.Interpolation = "nearest",
-    cmap: pick.Cmap = None,
     normalisation: pick.Normalisation = "filter",
-    percentiles: pick.Percentiles = "0,100",
-    symmetric: pick.Symmetric = False,
-    equalise: pick.Equalise = "none",
-    gamma: pick.Gamma = 1.0,
+    colours: pick.Colours,
     values: Annotated[
         str | None,
         typer.Option(
@@ -94,42 +69,31 @@ def frames(
     ] = None,
     form: Annotated[str, typer.Option("--format", help="Of pictures in colours: png or tif.")] = "png",
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Say on the picture what it shows.")] = False,
-    output: pick.Out = "out",
-    name: pick.Name = None,
-    overwrite: pick.Overwrite = False,
+    target: Target,
 ) -> None:
     """Draw feature maps, a picture each, at the layer's own resolution or any size; or write their values."""
-    from fmx.cli.draw import Places, draw_frames, picture_size, value_format, write_values
+    from fmx.cli.draw import draw_frames, picture_size, value_format, write_values
     from fmx.store import open_store
 
     opened = open_store(store)
-    how = pick.tone(percentiles, symmetric, equalise, gamma)
-    chosen = [info.name for info in opened.select(layer)]
-    places = Places(
-        opened, chosen, pick.samples(opened, sample), pick.noises(opened, noise), pick.timesteps(opened, timestep)
-    )
-    wanted = None if channels is None else pick.numbers("--channels", channels)
+    places, tone = which.places(opened), colours.tone
+    wanted = {**channels.look, "top": top}
     if values is not None:
         form_of_values = value_format(values, size, scale)
-        with pick.folder(opened, output, name, overwrite) as made:
-            pick.tell(list(write_values(places, made, form_of_values, wanted, order, top)), made)
+        with pick.folder(opened, target) as made:
+            pick.tell(list(write_values(places, made, form_of_values, **wanted)), made)
         return
-    look = {
-        "size": picture_size(size),
-        "scale": scale,
-        "interpolation": interpolation,
-        "cmap": pick.colormap(cmap, symmetric),
-        "legend": legend,
-    }
-    with pick.folder(opened, output, name, overwrite) as made:
-        ranging = pick.ranging(opened, chosen, normalisation, how)
-        drawn = draw_frames(places, made, ranging, form, channels=wanted, order=order, top=top, **look)
-        pick.tell(list(drawn), made)
+    look = {"size": picture_size(size), "scale": scale, "legend": legend, **wanted, **colours.look}
+    with pick.folder(opened, target) as made:
+        ranging = pick.ranging(opened, places.layers, normalisation, tone)
+        pick.tell(list(draw_frames(places, made, ranging, form, **look)), made)
 
 
 @render.command(epilog="Example: fmx render overlay acts.zarr --layer layer4 --sample 0 --top 9")
+@grouped
 def overlay(
     store: opt.StorePath,
+    *,
     layer: pick.Layer = "auto",
     sample: pick.SampleIds = "0",
     channel: Annotated[
@@ -156,9 +120,7 @@ def overlay(
     cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "inferno",
     noise: pick.Noise = 0.0,
     timestep: pick.Timestep = 0,
-    output: pick.Out = "out",
-    name: pick.Name = None,
-    overwrite: pick.Overwrite = False,
+    target: Target,
 ) -> None:
     """Lay heat maps over the input: layers on one picture, --top channels on one, or --channel on many pictures."""
     from fmx.cli.draw import class_names, draw_channel_overlays, draw_overlay, draw_sample_overlays
@@ -170,7 +132,7 @@ def overlay(
         raise FmxError("--top draws the highest channels of one sample: leave out --channel, and give one --sample.")
     look = {"alpha": alpha, "threshold": threshold, "style": style, "cmap": cmap}
     place = {"noise": noise, "timestep": timestep}
-    with pick.folder(opened, output, name, overwrite) as made:
+    with pick.folder(opened, target) as made:
         if top is not None:
             settings = {"order": order, "top": top, "classes": class_names(classes), **place, **look}
             paths = list(draw_channel_overlays(opened, layer, names[0], made, settings))
@@ -183,8 +145,10 @@ def overlay(
 
 
 @render.command(epilog="Example: fmx render video acts.zarr --layer layer2 --over timestep --view overlay --format mp4")
+@grouped
 def video(
     store: opt.StorePath,
+    *,
     layer: pick.Layer = "auto",
     over: Annotated[
         str,
@@ -206,10 +170,7 @@ def video(
     ] = None,
     view: Annotated[str, typer.Option(help="map, overlay (on the input), or grid of 64 channels.")] = "map",
     beside: Annotated[bool, typer.Option(help="Show the input beside it.")] = True,
-    channels: Annotated[
-        str | None, typer.Option(help="Channels of a grid or a film over channels, such as 0-63 (default: all).")
-    ] = None,
-    order: pick.Order = "index",
+    channels: pick.Channels,
     noise: pick.Noise = 0.0,
     timestep: pick.Timestep = 0,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 10,
@@ -217,19 +178,12 @@ def video(
         str, typer.Option("--format", help="avi (FFV1, lossless), mp4 (H.264), webm, gif or apng.")
     ] = "mp4",
     size: Annotated[int, typer.Option(help="Pixels of the longer side of the map; a grid has at least its own.")] = 320,
-    interpolation: pick.Interpolation = "nearest",
-    cmap: pick.Cmap = None,
     normalisation: Annotated[
         str, typer.Option(help="Range of the colours: film (the same in all frames), or as for fmx render grid.")
     ] = "",
-    percentiles: pick.Percentiles = "0,100",
-    symmetric: pick.Symmetric = False,
-    equalise: pick.Equalise = "none",
-    gamma: pick.Gamma = 1.0,
+    colours: pick.Colours,
     legend: Annotated[bool, typer.Option(help="Say on every frame what it shows.")] = True,
-    output: pick.Out = "out",
-    name: pick.Name = None,
-    overwrite: pick.Overwrite = False,
+    target: Target,
 ) -> None:
     """Film a layer: one frame a channel, timestep, noise level or sample, with the input beside it."""
     from fmx.cli.draw import channel_choice, draw_films, layers_with_maps
@@ -249,37 +203,34 @@ def video(
         "noise": noise,
         "timestep": timestep,
         "channel": channel_choice(channel or "mean"),
-        "channels": None if channels is None else pick.numbers("--channels", channels),
-        "order": order,
+        **channels.look,
         "view": view,
         "beside": beside,
         "normalisation": normalisation,
-        "tone": pick.tone(percentiles, symmetric, equalise, gamma),
+        "tone": colours.tone,
         "size": size,
-        "interpolation": interpolation,
-        "cmap": cmap or ("inferno" if view == "overlay" else pick.colormap(None, symmetric)),
+        **colours.look,
         "legend": legend,
     }
+    if view == "overlay" and colours.cmap is None:
+        look["cmap"] = "inferno"
     films = [Film(opened, one, **look) for one in layers_with_maps(opened, layer)]
-    with pick.folder(opened, output, name, overwrite) as made:
+    with pick.folder(opened, target) as made:
         pick.tell(list(draw_films(films, made, form, fps)), made)
 
 
 @render.command(epilog="Example: fmx render multiples acts.zarr --rows noise --columns layer --noise all --sample 3")
+@grouped
 def multiples(
     store: opt.StorePath,
+    *,
     rows: Annotated[str, typer.Option(help="What differs from row to row: layer, sample, noise, timestep, channel.")],
     columns: Annotated[str, typer.Option(help="What differs from column to column.")],
-    layer: pick.Layer = "auto",
-    sample: pick.SampleIds = "0",
-    noise: pick.Noises = "all",
-    timestep: pick.Timesteps = "all",
+    which: pick.Which = EVERYWHEN,
     channel: Annotated[
         str, typer.Option(help="Channels such as 0-15,31; or mean, max, of which both may be given.")
     ] = "mean",
     size: Annotated[int | None, typer.Option(help="Pixels of the longer side of a map.")] = None,
-    interpolation: pick.Interpolation = "nearest",
-    cmap: pick.Cmap = None,
     normalisation: Annotated[
         str,
         typer.Option(
@@ -287,13 +238,8 @@ def multiples(
             "layer, or all that is shown."
         ),
     ] = "time",
-    percentiles: pick.Percentiles = "0,100",
-    symmetric: pick.Symmetric = False,
-    equalise: pick.Equalise = "none",
-    gamma: pick.Gamma = 1.0,
-    output: pick.Out = "out",
-    name: pick.Name = None,
-    overwrite: pick.Overwrite = False,
+    colours: pick.Colours,
+    target: Target,
 ) -> None:
     """Draw small multiples: noise by layer, time by channel, or any two labels as rows and columns of one page."""
     from fmx.cli.draw import layers_with_maps
@@ -301,11 +247,12 @@ def multiples(
     from fmx.store import open_store
 
     opened = open_store(store)
-    choices: dict[str, list[Any]] = {
-        "layer": layers_with_maps(opened, layer),
-        "sample": pick.samples(opened, sample),
-        "noise": pick.noises(opened, noise),
-        "timestep": pick.timesteps(opened, timestep),
+    places = which.places(opened)
+    choices: dict[str, Sequence[Any]] = {
+        "layer": layers_with_maps(opened, which.layer),
+        "sample": places.samples,
+        "noise": places.noises,
+        "timestep": places.timesteps,
         "channel": pick.channel_list(channel),
     }
     frames = drawn(
@@ -314,12 +261,11 @@ def multiples(
         columns=columns,
         choices=choices,
         normalisation=normalisation,
-        tone=pick.tone(percentiles, symmetric, equalise, gamma),
+        tone=colours.tone,
         size=size,
-        interpolation=interpolation,
-        cmap=pick.colormap(cmap, symmetric),
+        **colours.look,
     )
-    with pick.folder(opened, output, name, overwrite) as made:
+    with pick.folder(opened, target) as made:
         fixed = [str(choices[axis][0]) for axis in ("layer", "sample") if axis not in (rows, columns)]
         parts = [f"{rows}-by-{columns}", *fixed, channel if "channel" not in (rows, columns) else "channels"]
         pick.tell([made.save(frame, *parts, f"page{i:03d}") for i, frame in enumerate(frames, start=1)], made)
