@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError, near_matches
-from fmx.render.plots.page import WIDTH, Page, say_inside
+from fmx.render.plots.page import Page, PageLook, say_inside
 from fmx.render.plots.parts import layer_title, lost, need, need_dims, noise_note
 from fmx.render.plots.style import GREY, OKABE_ITO, PlotFigure, in_style
 from fmx.render.plots.text import definitions
@@ -30,9 +29,7 @@ def channel_statistics(
     stats: xr.Dataset,
     *,
     order: str = "channel",
-    title: str | None = None,
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw mean, standard deviation, largest value and sparsity of a layer's channels, one below the other.
 
@@ -42,12 +39,8 @@ def channel_statistics(
         Of one layer, from `fmx.analyze.stats` by channel: mean, std, max, sparsity (channel).
     order : str
         ``channel``, or one of the four, which sorts the channels by it from the largest on.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -62,8 +55,8 @@ def channel_statistics(
     values = {name: np.asarray(stats[name].values, np.float64) for name in _SHOWN}
     by = np.arange(len(numbers)) if order == "channel" else np.argsort(-values[order], kind="stable")
     places = numbers if order == "channel" else np.arange(1, len(numbers) + 1)
-    page = Page(f"Channels: {layer_title(stats)}" if title is None else title, width, 88)
-    page.note(*facts, f"{len(numbers)} channel{'s' * (len(numbers) != 1)}", noise_note(stats), lost([stats]))
+    page = Page(f"Channels: {layer_title(stats)}", 88, **given)
+    page.note(f"{len(numbers)} channel{'s' * (len(numbers) != 1)}", noise_note(stats), lost([stats]))
     page.note(*definitions(stats, _SHOWN))
     grid: Any = page.figure.subplots(4, 1, sharex=True)
     missing = ~np.isfinite(values["mean"])
@@ -74,7 +67,7 @@ def channel_statistics(
             continue
         _draw(axes, places, own, colour)
         axes.set_ylabel(f"{text} (%)" if name == "sparsity" else text)
-        axes.yaxis.set_label_coords(-0.09 if width > 120 else -0.2, 0.5)
+        axes.yaxis.set_label_coords(-0.09 if page.width > 120 else -0.2, 0.5)
         axes.scatter(places[missing[by]], np.zeros(missing.sum()), s=8, c=GREY, marker="x", linewidths=0.6, gid="none")
     if missing.any() and not missing.all():
         page.note(f"×: no finite values ({missing.sum()} of {len(missing)} channels)")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from fmx.render.plots.page import WIDTH, Page
+from fmx.render.plots.page import Page, PageLook
 from fmx.render.plots.parts import layer_title, lost, need, noise_note
 from fmx.render.plots.style import OKABE_ITO, Look, PlotFigure, in_style, looks
 from fmx.render.plots.text import plain, short, text_width
@@ -28,10 +27,7 @@ _MOST_POINTS = 4000
 @in_style
 def class_sums(
     sums: xr.Dataset,
-    *,
-    title: str | None = None,
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw for every sample the sum of each class's top channels: samples on x by their class, one colour a class.
 
@@ -40,12 +36,8 @@ def class_sums(
     sums : xarray.Dataset
         Of one layer, from `fmx.analyze.class_sums`: sum (sample, label), own and largest (sample). With more than 14
         classes the sum of the sample's own class and the largest of the others are drawn.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -59,10 +51,10 @@ def class_sums(
     rank = {label: i for i, label in enumerate(labels)}
     order = np.argsort([rank.get(label, len(labels)) for label in own], kind="stable")
     own, values = own[order], values[order]
-    page = Page(f"Class sums: {layer_title(sums)}" if title is None else title, width, 66)
-    page.note(*facts, f"{len(own)} samples", noise_note(sums), lost([sums], ["not_finite"]))
+    page = Page(f"Class sums: {layer_title(sums)}", 66, **given)
+    page.note(f"{len(own)} samples", noise_note(sums), lost([sums], ["not_finite"]))
     axes = page.figure.add_subplot()
-    _bands(axes, own, width)
+    _bands(axes, own, page.width)
     size = float(np.clip(900 / max(len(own), 1), 1.6, 12))
     raster = values.size > _MOST_POINTS
     if len(labels) <= _MOST_CLASSES:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from fmx.render.plots.page import WIDTH, Page, decades, layer_rows, say_inside, two_sided
+from fmx.render.plots.page import Page, PageLook, decades, layer_rows, say_inside, two_sided
 from fmx.render.plots.parts import groups, lost, need_layers
 from fmx.render.plots.style import PlotFigure, in_style, looks
 from fmx.render.plots.text import definitions
@@ -28,10 +28,7 @@ _PANELS = {
 @in_style
 def model_differences(
     compared: Mapping[str, xr.Dataset],
-    *,
-    title: str = "Differences",
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw how far the layers of two stores are apart, and how well their channels go together.
 
@@ -40,12 +37,8 @@ def model_differences(
     compared : mapping of str to xarray.Dataset
         By layer, from `fmx.analyze.compare`: layer_relative_l2 and layer_correlation where layers have the same shape,
         and layer_match_correlation (noise). One colour a noise level.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -55,9 +48,9 @@ def model_differences(
     need_layers(compared, ("layer_match_correlation",), _WHAT, _COMMAND)
     some = next(iter(compared.values()))
     _, levels = groups(some, "layer_match_correlation")
-    page = Page(title, width, 0)
+    page = Page("Differences", **given)
     about = some.attrs
-    page.note(*facts, _stores(about))
+    page.note(_stores(about))
     page.note(lost(compared.values(), ("nan", "inf", "other_nan", "other_inf")))
     names = {name: _pair(name, d) for name, d in compared.items()}
     panels = layer_rows(page, names.values(), [1.3, 1, 1])
@@ -80,9 +73,9 @@ def model_differences(
         if not drawn:
             say_inside(axes, "not of the same shape")
         elif name == "layer_relative_l2":
-            _distance_axis(axes, compared, width * 0.28)
+            _distance_axis(axes, compared, page.width * 0.28)
         else:
-            _correlation_axis(axes, compared, name, width * 0.28)
+            _correlation_axis(axes, compared, name, page.width * 0.28)
     if len(levels) > 1:
         page.legend(
             [Line2D([], [], color=k.colour, marker="o", ls="", mew=0) for k in shown], [f"noise {v}" for v in levels]

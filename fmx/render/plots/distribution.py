@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fmx.errors import FmxError
 from fmx.render.plots.boxes import ABOUT_BOXES, box_values, draw_boxes, from_bins, has_boxes
-from fmx.render.plots.page import WIDTH, Page, name_ticks, say_inside, two_sided
+from fmx.render.plots.page import Page, PageLook, name_ticks, say_inside, two_sided
 from fmx.render.plots.parts import groups, layer_title, lost, need, number
 from fmx.render.plots.style import Look, PlotFigure, in_style, looks
 
@@ -24,16 +24,15 @@ _WHAT = "distributions"
 # Share of the values at either end that would squeeze the others.
 _TAIL = 0.005
 _NARROW = 120
+# Groups that are steps on a scale, one after the other.
+_STEPS = ("noise", "timestep", "epoch", "step")
 
 
 @in_style
 def distribution(
     hist: xr.Dataset,
     stats: xr.Dataset | None = None,
-    *,
-    title: str | None = None,
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw the density, a box of quantiles, and the cumulative share of values.
 
@@ -45,16 +44,8 @@ def distribution(
     stats : xarray.Dataset, optional
         From `fmx.analyze.stats` by the same label with the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95. Without it the
         box is made of the bins.
-    title : str, optional
-        The layer's name where left out.
-    facts : sequence of str
-        Added to the caption, such as the number of samples.
-    width : float
-        Of the figure in mm.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -65,14 +56,14 @@ def distribution(
     dim, names = groups(hist, "count")
     if len(names) > MOST_GROUPS:
         raise FmxError(f"{len(names)} {_WHAT} can't be told apart in one plot: choose up to {MOST_GROUPS} of them.")
-    shown = looks(len(names), ordered=dim == "noise")
-    named = [f"{dim} {name}" if dim in {"noise", "channel", "timestep"} else name for name in names]
+    shown = looks(len(names), ordered=dim in _STEPS)
+    named = [f"{dim} {name}" if dim in {*_STEPS, "channel"} else name for name in names]
     counts, edges, cdf = _rows(hist, len(names))
     drawn = np.asarray(hist["count"].values).reshape(-1) > 0
-    narrow, strip = width < _NARROW, 6 + 3.6 * len(names)
-    page = Page(f"Distribution of values: {layer_title(hist)}" if title is None else title, width, 0)
+    page = Page(f"Distribution of values: {layer_title(hist)}", **given)
+    narrow, strip = page.width < _NARROW, 6 + 3.6 * len(names)
     page.height = strip + (92 if narrow else 50)
-    page.note(*facts, lost([hist]))
+    page.note(lost([hist]))
     rows = [44, 44, strip] if narrow else [44, strip]
     grid = page.figure.add_gridspec(len(rows), 2 - narrow, height_ratios=rows)
     density = page.figure.add_subplot(grid[0, 0] if narrow else grid[:, 0])
@@ -87,7 +78,7 @@ def distribution(
     if same is None:
         _density(density, counts, edges, shown)
         _cumulative(share, edges, cdf, shown)
-        _value_axes(density, share, edges[drawn], cdf[drawn], page)
+        _value_axes(density, share, *(part[drawn] for part in (counts, edges, cdf)), page)
     else:
         for axes in (density, share):
             say_inside(axes, f"constant: every finite value is {number(same)}", ticks=axes is share)
@@ -164,9 +155,12 @@ def _boxes(
         page.note(f"{100 * float(stats['sparsity']):.3g} % of the values are exactly 0")
 
 
-def _value_axes(density: Axes, share: Axes, edges: NDArray[Any], cdf: NDArray[Any], page: Page) -> None:
+def _value_axes(
+    density: Axes, share: Axes, counts: NDArray[Any], edges: NDArray[Any], cdf: NDArray[Any], page: Page
+) -> None:
     """Set the ranges of values: all of them for the density, the bulk of them for the share."""
-    whole = float(edges.min()), float(edges.max())
+    used = counts > 0
+    whole = float(edges[:, :-1][used].min()), float(edges[:, 1:][used].max())
     bulk = (
         min(float(np.interp(_TAIL, c, e)) for c, e in zip(cdf, edges, strict=True)),
         max(float(np.interp(1 - _TAIL, c, e)) for c, e in zip(cdf, edges, strict=True)),

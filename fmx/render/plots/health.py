@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from fmx.render.plots.page import WIDTH, Page, decades, layer_rows
+from fmx.render.plots.page import Page, PageLook, decades, layer_rows
 from fmx.render.plots.parts import need_dims, need_layers, noise_note
 from fmx.render.plots.style import GREY, OKABE_ITO, PlotFigure, in_style
 from fmx.render.plots.text import definitions
@@ -28,10 +28,7 @@ _MOST_NUMBERED = 60
 @in_style
 def health_summary(
     health: Mapping[str, xr.Dataset],
-    *,
-    title: str = "Health of layers",
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw the shares of dead, always-on, saturated and duplicate channels, the mean size and the sparsity of layers.
 
@@ -39,12 +36,8 @@ def health_summary(
     ----------
     health : mapping of str to xarray.Dataset
         By layer, from `fmx.analyze.health` per layer.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -55,9 +48,9 @@ def health_summary(
         need_dims(dataset, "dead", [], _WHAT, _COMMAND)
     need_layers(health, _NEEDED, _WHAT, _COMMAND)
     some = next(iter(health.values()))
-    page = Page(title, width, 0)
-    page.note(*facts, noise_note(some))
-    table, size, zeros = layer_rows(page, health, [1.9, 1, 1] if width >= 120 else [1.5, 1.3, 1.3])
+    page = Page("Health of layers", **given)
+    page.note(noise_note(some))
+    table, size, zeros = layer_rows(page, health, [1.9, 1, 1] if page.width >= 120 else [1.5, 1.3, 1.3])
     counts = np.array([[float(d[name]) for name in _COUNTS] for d in health.values()])
     channels = np.array([float(d["channels"]) for d in health.values()])
     _table(table, counts, channels, page)
@@ -67,7 +60,7 @@ def health_summary(
     _ranged(size, magnitude, places, _MEAN_RANGE, np.array(["mean" in own for own in flags]))
     positive = magnitude[np.isfinite(magnitude) & (magnitude > 0)]
     if len(positive):
-        decades(size.xaxis, np.append(positive, _MEAN_RANGE), width * 0.18)
+        decades(size.xaxis, np.append(positive, _MEAN_RANGE), page.width * 0.18)
     size.set_xlabel("mean size")
     _ranged(
         zeros,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 
 from fmx.render.plots.boxes import ABOUT_BOXES, box_values, draw_boxes
-from fmx.render.plots.page import WIDTH, Page, decades, layer_rows, two_sided
+from fmx.render.plots.page import Page, PageLook, decades, layer_rows, two_sided
 from fmx.render.plots.parts import lost, need_dims, need_layers, noise_note
 from fmx.render.plots.style import OKABE_ITO, PlotFigure, in_style
 from fmx.render.plots.text import definitions
@@ -25,10 +25,7 @@ _NEEDED = ("q0.05", "q0.25", "median", "q0.75", "q0.95", "mean", "std", "sparsit
 @in_style
 def layer_comparison(
     stats: Mapping[str, xr.Dataset],
-    *,
-    title: str = "Comparison of layers",
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw the quantiles, the standard deviation and the sparsity of layers, a row each.
 
@@ -36,12 +33,8 @@ def layer_comparison(
     ----------
     stats : mapping of str to xarray.Dataset
         By layer, from `fmx.analyze.stats` with the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95, nothing kept apart.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -52,8 +45,8 @@ def layer_comparison(
         need_dims(dataset, "mean", [], _WHAT, _COMMAND)
     need_layers(stats, _NEEDED, _WHAT, _COMMAND)
     some = next(iter(stats.values()))
-    page = Page(title, width, 0)
-    page.note(*facts, noise_note(some), lost(stats.values()), ABOUT_BOXES)
+    page = Page("Comparison of layers", **given)
+    page.note(noise_note(some), lost(stats.values()), ABOUT_BOXES)
     box, spread, zeros = layer_rows(page, stats, [2.2, 1, 1.2])
     values = np.stack([box_values(dataset) for dataset in stats.values()])
     empty = [name for name, row in zip(stats, values, strict=True) if not np.isfinite(row).any()]
@@ -67,9 +60,9 @@ def layer_comparison(
     positive = std[np.isfinite(std) & (std > 0)]
     if len(positive) and (positive.max() > 50 * positive.min() or positive.max() > _LARGE):
         if (std == 0).any():
-            two_sided(spread.xaxis, float(positive.min()) / 3, 0.0, 3 * float(positive.max()), width * 0.15)
+            two_sided(spread.xaxis, float(positive.min()) / 3, 0.0, 3 * float(positive.max()), page.width * 0.15)
         else:
-            decades(spread.xaxis, positive, width * 0.15)
+            decades(spread.xaxis, positive, page.width * 0.15)
     else:
         spread.set_xlim(left=0)
     spread.set_xlabel("std")

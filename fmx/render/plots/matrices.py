@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -13,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError
-from fmx.render.plots.page import WIDTH, Page, name_ticks, say_inside
+from fmx.render.plots.page import Page, PageLook, name_ticks, say_inside
 from fmx.render.plots.parts import layer_title, lost, need, noise_note
 from fmx.render.plots.style import GREY, PlotFigure, in_style
 from fmx.render.plots.text import plain, short, text_width
@@ -28,21 +27,15 @@ _NOTHING = "#E4E4E4"
 
 
 @in_style
-def similarity_matrix(
-    similarity: xr.Dataset, *, title: str | None = None, facts: Sequence[str] = (), width: float = WIDTH
-) -> PlotFigure:
+def similarity_matrix(similarity: xr.Dataset, **given: Unpack[PageLook]) -> PlotFigure:
     """Draw how alike layers are, as a matrix with a colour bar; small matrices have their numbers in the cells.
 
     Parameters
     ----------
     similarity : xarray.Dataset
         From `fmx.analyze.similarity`: similarity and undefined (layer, noise, other_layer, other_noise).
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -59,9 +52,10 @@ def similarity_matrix(
         unsaid = similarity["undefined"].transpose("layer", "noise", "other_layer", "other_noise").values
         values = np.where(unsaid.reshape(values.shape), np.nan, values)
     method = str(about.get("method", "similarity"))
-    page = Page(f"Similarity of layers: {method}" if title is None else title, width, 0)
+    page = Page(f"Similarity of layers: {method}", **given)
+    width = page.width
     how = ", ".join(str(about[key]) for key in ("estimator", "metric", "comparison") if key in about)
-    page.note(*facts, f"{about['samples']} samples" if "samples" in about else "", how)
+    page.note(f"{about['samples']} samples" if "samples" in about else "", how)
     page.note(f"features: {about['space']}" if "space" in about else "", lost([similarity]))
     if "other_store" in about:
         page.note(f"rows: {about.get('store')}", f"columns: {about['other_store']}")
@@ -92,21 +86,15 @@ def similarity_matrix(
 
 
 @in_style
-def dissimilarity_matrix(
-    rdm: xr.Dataset, *, title: str | None = None, facts: Sequence[str] = (), width: float = WIDTH
-) -> PlotFigure:
+def dissimilarity_matrix(rdm: xr.Dataset, **given: Unpack[PageLook]) -> PlotFigure:
     """Draw the distances of all pairs of samples, sorted by their labels.
 
     Parameters
     ----------
     rdm : xarray.Dataset
         Of one layer and noise level, from `fmx.analyze.rdm`: rdm ((noise,) sample, other_sample), with labels.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -124,9 +112,10 @@ def dissimilarity_matrix(
     if named and labels is not None:
         order = np.argsort(labels, kind="stable")
         values, labels = values[np.ix_(order, order)], labels[order]
-    page = Page(f"Dissimilarity of samples: {layer_title(rdm)}" if title is None else title, width, 0)
+    page = Page(f"Dissimilarity of samples: {layer_title(rdm)}", **given)
+    width = page.width
     metric = str(rdm.attrs.get("metric", "distance"))
-    page.note(f"{len(values)} samples", *facts, noise_note(rdm), lost([rdm]))
+    page.note(f"{len(values)} samples", noise_note(rdm), lost([rdm]))
     page.note(f"{metric}: {rdm.attrs['definition']}" if "definition" in rdm.attrs else metric)
     names = {str(v) for v in labels.tolist()} if named and labels is not None else {"000"}
     longest = max(text_width(short(name, _CLASS_NAME), 7) for name in names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ from fmx.errors import FmxError
 from fmx.render.plots.style import GREY, MM, SMALL, TEXT, PlotFigure, blank, spread
 from fmx.render.plots.text import line_height, plain, short, short_names, text_width, wrapped
 
-__all__ = ["WIDTH", "Page", "check_width", "decades", "layer_rows", "name_ticks", "say_inside", "two_sided"]
+__all__ = ["WIDTH", "Page", "PageLook", "check_width", "decades", "layer_rows", "name_ticks", "say_inside", "two_sided"]
 
 WIDTH = 180.0
 _MARGIN = 1.5
@@ -26,22 +26,52 @@ _LEAST_WIDTH, _MOST_WIDTH = 60.0, 500.0
 _POWER_WIDTH = 11.0
 
 
+class PageLook(TypedDict, total=False):
+    """What every plot takes besides results.
+
+    Attributes
+    ----------
+    title : str or None
+        In place of the plot's own.
+    facts : sequence of str
+        Added to the caption, such as the number of samples.
+    width : float
+        Of the figure in mm: a column has about 85, a page 180.
+    """
+
+    title: str | None
+    facts: Sequence[str]
+    width: float
+
+
 class Page:
     """A figure whose title, legend and caption have room of their own around the axes.
 
     Parameters
     ----------
-    title : str
-    width, height : float
-        Of the figure, and of what the axes take up, in mm.
+    heading : str
+        Where no title is given.
+    height : float
+        Of what the axes take up, in mm; may be settled later.
+    title, facts, width
+        See `PageLook`.
     """
 
-    def __init__(self, title: str, width: float, height: float) -> None:
+    def __init__(
+        self,
+        heading: str,
+        height: float = 0.0,
+        *,
+        title: str | None = None,
+        facts: Sequence[str] = (),
+        width: float = WIDTH,
+    ) -> None:
         check_width(width)
-        self.title, self.width, self.height = title, width, height
+        self.title, self.width, self.height = heading if title is None else title, width, height
         self.figure: PlotFigure = blank(width, height or width)
         self._legend: list[tuple[Any, str]] = []
         self._notes: list[str] = []
+        self.note(*facts)
 
     def note(self, *texts: str) -> None:
         """Add to the caption; what it says already is not said twice."""

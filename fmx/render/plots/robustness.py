@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 
 from fmx.render.plots.lines import draw_lines, name_lines
-from fmx.render.plots.page import WIDTH, Page
+from fmx.render.plots.page import Page, PageLook
 from fmx.render.plots.parts import lost, need_dims, need_layers
 from fmx.render.plots.style import GREY, PlotFigure, in_style, looks
 from fmx.render.plots.text import definitions
@@ -23,10 +23,7 @@ _SHOWN = {"sqnr": "SQNR (dB)", "cosine": "cosine", "top_overlap": "top channels 
 @in_style
 def noise_robustness(
     robustness: Mapping[str, xr.Dataset],
-    *,
-    title: str = "Robustness to noise",
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw SQNR, cosine and rank stability of layers against the level of noise, and flipped predictions.
 
@@ -34,12 +31,8 @@ def noise_robustness(
     ----------
     robustness : mapping of str to xarray.Dataset
         By layer, from `fmx.analyze.robustness` per layer: sqnr, cosine, top_overlap and, if there, flipped (noise).
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -52,10 +45,11 @@ def noise_robustness(
     some = next(iter(robustness.values()))
     flipped = "flipped" in some
     panels = [*_SHOWN, *(["flipped"] if flipped else [])]
-    columns = 1 if width < 120 else len(panels) if len(panels) < 4 else 2
+    page = Page("Robustness to noise", **given)
+    columns = 1 if page.width < 120 else len(panels) if len(panels) < 4 else 2
     rows = -(-len(panels) // columns)
-    page = Page(title, width, 46.0 * rows + 4)
-    page.note(*facts, lost(robustness.values(), ["lost"]))
+    page.height = 46.0 * rows + 4
+    page.note(lost(robustness.values(), ["lost"]))
     grid: Any = page.figure.subplots(rows, columns, squeeze=False, sharex=True)
     shown = looks(len(robustness), ordered=True)
     for axes, name in zip(grid.ravel(), panels, strict=False):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from fmx.render.plots.page import WIDTH, Page, say_inside
+from fmx.render.plots.page import Page, PageLook, say_inside
 from fmx.render.plots.parts import layer_title, lost, need, need_dims, noise_note, number
 from fmx.render.plots.style import PlotFigure, in_style
 from fmx.render.plots.text import definitions
@@ -25,10 +24,7 @@ _WHAT, _COMMAND = "spatial patterns", "fmx stats --by y,x"
 def spatial_patterns(
     stats: xr.Dataset,
     peaks: xr.Dataset | None = None,
-    *,
-    title: str | None = None,
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw the mean and the variance at every position of a layer's maps, and where its channels peak.
 
@@ -38,12 +34,8 @@ def spatial_patterns(
         Of one layer, from `fmx.analyze.stats` by y and x: mean and var (y, x).
     peaks : xarray.Dataset, optional
         From `fmx.analyze.top_samples`: y and x ((label,) channel, rank), the places of the largest values.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -52,8 +44,8 @@ def spatial_patterns(
     """
     need(stats, ("mean", "var"), _WHAT, _COMMAND)
     need_dims(stats, "mean", ["y", "x"], _WHAT, _COMMAND)
-    page = Page(f"Spatial patterns: {layer_title(stats)}" if title is None else title, width, 0)
-    page.note(*facts, noise_note(stats), lost([stats]), *definitions(stats, {"mean": "mean", "var": "variance"}))
+    page = Page(f"Spatial patterns: {layer_title(stats)}", **given)
+    page.note(noise_note(stats), lost([stats]), *definitions(stats, {"mean": "mean", "var": "variance"}))
     maps = [
         ("mean", "mean activation", _map(stats, "mean"), "viridis"),
         ("var", "variance", _map(stats, "var"), "viridis"),
@@ -63,9 +55,9 @@ def spatial_patterns(
         found, about = _peaks(peaks, maps[0][2].shape)
         maps.append(("peaks", "peaks", found, "cividis"))
         page.note(about)
-    stacked = width < 120
+    stacked = page.width < 120
     high, wide = maps[0][2].shape
-    each = (width - 4) / (1 if stacked else len(maps)) - 24
+    each = (page.width - 4) / (1 if stacked else len(maps)) - 24
     rows = len(maps) if stacked else 1
     page.height = rows * (min(max(each * high / wide, 18), 48 if stacked else 90) + 13)
     grid: Any = page.figure.subplots(*((len(maps), 1) if stacked else (1, len(maps))), squeeze=False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 
 from fmx.errors import FmxError
 from fmx.render.plots.lines import draw_lines, name_lines
-from fmx.render.plots.page import WIDTH, Page, decades
+from fmx.render.plots.page import Page, PageLook, decades
 from fmx.render.plots.parts import lost, need_layers, noise_note
 from fmx.render.plots.style import GREY, PlotFigure, in_style, looks
 from fmx.render.plots.text import definitions
@@ -24,10 +24,7 @@ _MOST_CHANNELS = 7
 @in_style
 def temporal_curves(
     temporal: Mapping[str, xr.Dataset],
-    *,
-    title: str = "Change over time",
-    facts: Sequence[str] = (),
-    width: float = WIDTH,
+    **given: Unpack[PageLook],
 ) -> PlotFigure:
     """Draw the change at each step and the autocorrelation at each lag, a line for each layer.
 
@@ -36,12 +33,8 @@ def temporal_curves(
     temporal : mapping of str to xarray.Dataset
         By layer, from `fmx.analyze.temporal`: steps (step) and autocorrelation (lag). Of one layer also per channel:
         the seven that change most are drawn.
-    title, facts, width
-        See `fmx.render.plots.distribution`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    **given
+        See `fmx.render.plots.page.PageLook`.
 
     Raises
     ------
@@ -53,9 +46,10 @@ def temporal_curves(
     channels = "channel" in some["steps"].dims
     if channels and len(temporal) > 1:
         raise FmxError("Change of channels is drawn for one layer at a time: choose one with --layers.")
-    narrow = width < 120
-    page = Page(title, width, 96 if narrow else 56)
-    page.note(*facts, noise_note(some), lost(temporal.values(), ["lost"]))
+    page = Page("Change over time", **given)
+    narrow = page.width < 120
+    page.height = 96 if narrow else 56
+    page.note(noise_note(some), lost(temporal.values(), ["lost"]))
     if channels:
         (layer,) = temporal
         order = np.argsort(-np.nan_to_num(some["change"].values, nan=-np.inf), kind="stable")[:_MOST_CHANNELS]
