@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -12,7 +12,7 @@ from fmx.analyze.parts import WHOLE, Part
 from fmx.reduce import Reducer, State
 from fmx.store import Store
 
-__all__ = ["merge_along", "sample_batches"]
+__all__ = ["channel_batches", "merge_along", "sample_batches"]
 
 # What the results of a batch may take in memory.
 BATCH_BYTES = 64 * 2**20
@@ -49,23 +49,53 @@ def sample_batches(
         (sample, …) of consecutive samples.
     """
     work = LayerWork.of(store, layer, reducers, by, part=part, finalize=finalize)
-    samples = np.flatnonzero(work.task.there)
-    length = _batch_length(work, store.activation(layer).encoding["chunks"][0])
-    for number in np.unique(samples // length):
-        chosen = np.zeros(len(work.task.there), bool)
-        chosen[samples[samples // length == number]] = True
-        some = Part(chosen, part.level)
+    each = sum(value.nbytes for value in work.task.blank().values())
+    for dim in work.dims:
+        each *= work.data["activation"].sizes[dim] if dim != "sample" else 1
+    for some in _parts(store, layer, work, part, each):
         batch = LayerWork.of(store, layer, reducers, by, part=some, finalize=finalize)
         yield run_works(store, {layer: batch})[layer]
 
 
-def _batch_length(work: LayerWork, chunk: int) -> int:
-    """Choose how many samples make a batch: several chunks, or an even part of one."""
-    array = work.data["activation"]
-    blank = work.task.blank()
-    each = sum(value.nbytes for value in blank.values())
-    for dim in work.dims:
-        each *= array.sizes[dim] if dim != "sample" else 1
+def channel_batches(
+    store: Store, layer: str, reducers: Callable[[int], Mapping[str, Reducer]], *, part: Part = WHOLE
+) -> Iterator[tuple[int, xr.Dataset]]:
+    """Run reducers over a layer's channels some samples at a time, some of which keep the samples of a batch apart.
+
+    Parameters
+    ----------
+    store : Store
+    layer : str
+    reducers : callable
+        Gives reducers for so many samples; their states grow with that number.
+    part : Part
+
+    Yields
+    ------
+    int
+        How many samples there are in a batch.
+    xarray.Dataset
+        Their states (channel,).
+    """
+    one, two = (LayerWork.of(store, layer, reducers(n), ("channel",), part=part, finalize=False) for n in (1, 2))
+    more = two.task.reducer.dtype.itemsize - one.task.reducer.dtype.itemsize
+    for some in _parts(store, layer, one, part, more * one.data["activation"].sizes["channel"]):
+        count = int(np.count_nonzero(some.samples))
+        batch = LayerWork.of(store, layer, reducers(count), ("channel",), part=some, finalize=False)
+        yield count, run_works(store, {layer: batch})[layer]
+
+
+def _parts(store: Store, layer: str, work: LayerWork, part: Part, each: int) -> Iterator[Part]:
+    """Cut samples of which each takes so many bytes into batches: of several chunks, or of an even part of one."""
+    samples = np.flatnonzero(work.task.there)
+    length = _batch_length(each, store.activation(layer).encoding["chunks"][0])
+    for number in np.unique(samples // length):
+        chosen = np.zeros(len(work.task.there), bool)
+        chosen[samples[samples // length == number]] = True
+        yield Part(chosen, part.level)
+
+
+def _batch_length(each: int, chunk: int) -> int:
     fits = max(BATCH_BYTES // max(each, 1), 1)
     if fits >= chunk:
         return int(fits - fits % chunk)

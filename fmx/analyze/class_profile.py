@@ -23,7 +23,9 @@ __all__ = [
     "METRICS",
     "OF_CLASSES",
     "PROFILE",
+    "WANTED",
     "Ranking",
+    "blank_fold",
     "class_profile",
     "fold_layer",
     "profile_of",
@@ -40,6 +42,8 @@ METRICS = {
     "selectivity": "class selectivity index; precision and votes go by the mean, values below 0 taken as 0",
     "precision": "class precision; it and votes go by the mean, values below 0 taken as 0",
 }
+# What is asked of each sample and channel.
+WANTED = ("count", "mean", "l1", "nan", "inf", "max", "var", "sparsity")
 # Scores of classes, which one sample has not.
 OF_CLASSES = ("selectivity", "precision")
 PROFILE = {
@@ -202,7 +206,9 @@ class Fold:
     ranking: Ranking
     highest: Highest
     highest_held: Highest | None
+    per_sample: int = 0
     tops: list[xr.Dataset] = field(default_factory=list)
+    seen: int = 0
 
     def __post_init__(self) -> None:
         shape = (len(self.ranking.names), self.data.sizes["channel"])
@@ -210,8 +216,22 @@ class Fold:
         self.scores, self.means = np.zeros(shape), np.zeros(shape)
         self.nan, self.inf = np.zeros(shape[1], np.int64), np.zeros(shape[1], np.int64)
 
-    def take(self, scores: NDArray[np.float64], batch: xr.Dataset, classes: NDArray[np.int64]) -> None:
-        """Take in a batch (sample, channel) whose samples have some part in the ranking."""
+    def see(self, batch: xr.Dataset) -> None:
+        """Take in the next samples' moments (sample, channel), those of `WANTED`, as ``s.mean`` and so on."""
+        scores, held = _scores(self.ranking, batch), self.ranking.held
+        own = slice(self.seen, self.seen + batch.sizes["sample"])
+        self.seen, classes = own.stop, self.ranking.numbers[own]
+        if self.per_sample:
+            self.tops.append(_top_of_samples(batch, scores, self.per_sample))
+        if held is None or self.highest_held is None:
+            self._take(scores, batch, classes)
+            return
+        used = np.flatnonzero(~held[own])
+        self._take(scores[used], batch.isel(sample=used), classes[used])
+        self.highest_held.take(scores[held[own]], classes[held[own]])
+
+    def _take(self, scores: NDArray[np.float64], batch: xr.Dataset, classes: NDArray[np.int64]) -> None:
+        """Take in samples that have some part in the ranking."""
         there = ~np.isnan(scores)
         best, values = top_channels(scores, self.ranking.n_each_image)
         with np.errstate(invalid="ignore"):
@@ -227,6 +247,21 @@ class Fold:
         self.highest.take(scores, classes)
 
 
+def blank_fold(ranking: Ranking, layer: str, *, per_sample: int = 0) -> Fold:
+    """Begin to go through a layer's scores; see `fold_layer`.
+
+    Raises
+    ------
+    FmxError
+        It has no channels.
+    """
+    data = ranking.used.cut(ranking.store, ranking.store.layer(layer))[1]
+    if "channel" not in data["activation"].dims:
+        raise FmxError(f"{layer} has no axis channel to be ranked: leave it out with --layers.")
+    held = None if ranking.held is None else Highest(ranking.held_sizes)
+    return Fold(data, ranking, Highest(ranking.sizes), held, per_sample)
+
+
 def fold_layer(ranking: Ranking, layer: str, *, per_sample: int = 0) -> Fold:
     """Go through a layer's scores batch by batch.
 
@@ -237,27 +272,10 @@ def fold_layer(ranking: Ranking, layer: str, *, per_sample: int = 0) -> Fold:
     per_sample : int
         So many top channels are kept for each sample, too.
     """
-    data = ranking.used.cut(ranking.store, ranking.store.layer(layer))[1]
-    if "channel" not in data["activation"].dims:
-        raise FmxError(f"{layer} has no axis channel to be ranked: leave it out with --layers.")
-    held = ranking.held
-    fold = Fold(data, ranking, Highest(ranking.sizes), None if held is None else Highest(ranking.held_sizes))
-    wanted = ("count", "mean", "l1", "nan", "inf", "max", "var", "sparsity")
-    at = 0
-    for batch in sample_batches(
-        ranking.store, layer, {"s": Moments(wanted)}, by=("sample", "channel"), part=ranking.used
-    ):
-        scores = _scores(ranking, batch)
-        own = slice(at, at + batch.sizes["sample"])
-        at, classes = own.stop, ranking.numbers[own]
-        if per_sample:
-            fold.tops.append(_top_of_samples(batch, scores, per_sample))
-        if held is None or fold.highest_held is None:
-            fold.take(scores, batch, classes)
-            continue
-        used = np.flatnonzero(~held[own])
-        fold.take(scores[used], batch.isel(sample=used), classes[used])
-        fold.highest_held.take(scores[held[own]], classes[held[own]])
+    fold = blank_fold(ranking, layer, per_sample=per_sample)
+    moments = {"s": Moments(WANTED)}
+    for batch in sample_batches(ranking.store, layer, moments, by=("sample", "channel"), part=ranking.used):
+        fold.see(batch)
     return fold
 
 

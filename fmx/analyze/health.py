@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fmx.analyze.batches import merge_along, sample_batches
+from fmx.analyze.batches import channel_batches
 from fmx.analyze.parts import Part, check_complete, find_level
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
-from fmx.reduce import Moments, Reducer
+from fmx.reduce import Moments, Reducer, State
+from fmx.reduce.apart import BySample
+from fmx.reduce.columns import ColumnReducer
 from fmx.reduce.places import Extremes, Places
 from fmx.store import Store
 
-__all__ = ["MEANINGS", "health"]
+__all__ = ["MEANINGS", "Gathered", "health", "of_layer"]
 
 MEAN_RANGE = (0.1, 2.0)
 SPARSITY_RANGE = (0.3, 0.7)
@@ -56,16 +57,6 @@ _CHANNEL = {
     "nan": "values that are not a number",
     "inf": "values that are infinite",
 }
-
-
-@dataclass
-class _Found:
-    """What is known of a layer's channels (channel,)."""
-
-    moments: Any
-    extremes: Any
-    twin: NDArray[np.int64]
-    correlation: NDArray[np.float64]
 
 
 def health(
@@ -113,30 +104,57 @@ def health(
     for info in store.select(layers):
         if "channel" not in info.dims:
             raise FmxError(f"{info.name} has no axis channel to be looked at: leave it out with --layers.")
-        data = store.layer(info.name)
-        channels = _channels(_read(store, info, part), data)
-        found[info.name] = channels if per == "channel" else _layer(channels, data.attrs)
+        gathered = Gathered(store, info, part)
+
+        def reducers(samples: int, gathered: Gathered = gathered) -> dict[str, Reducer]:
+            return {"moments": Moments(), **gathered.reducers(samples)}
+
+        for _, batch in channel_batches(store, info.name, reducers, part=part):
+            gathered.take({name: batch[name].values for name in batch}, batch["moments"].values)
+        channels = gathered.channels()
+        found[info.name] = channels if per == "channel" else of_layer(channels)
     return found
 
 
-def _read(store: Store, info: LayerInfo, part: Part) -> _Found:
-    array = store.activation(info.name)
-    shape = [array.sizes[dim] for dim in array.dims if dim not in {"sample", "noise", "channel"}]
-    flat = np.unique(np.linspace(0, max(np.prod(shape, dtype=int) - 1, 0), PLACES).round().astype(np.int64))
-    inside = np.stack(np.unravel_index(flat, shape), axis=1)
-    # Noise is the first of the axes that are summed up, and one level of it is read.
-    positions = np.concatenate([np.full((len(flat), 1), part.level or 0), inside], axis=1)
-    summed: dict[str, Reducer] = {"s": Moments(), "e": Extremes()}
-    reducers: dict[str, Reducer] = {**summed, "p": Places(positions)}
-    pairs = _Pairs(array.sizes["channel"])
-    states: dict[str, Any] = {}
-    for batch in sample_batches(store, info.name, reducers, by=("sample", "channel"), part=part, finalize=False):
-        for name, reducer in summed.items():
-            merged = merge_along(reducer, batch[name].values)
-            states[name] = merged if name not in states else reducer.merge(states[name], merged)
-        values = batch["p"].values["value"]
-        pairs.take(np.moveaxis(values, 2, 1).reshape(-1, values.shape[1]))
-    return _Found(states["s"], states["e"], *pairs.twins())
+class Gathered:
+    """What is gathered of a layer's channels to judge them, batch by batch of samples.
+
+    Parameters
+    ----------
+    store : Store
+    info : LayerInfo
+    part : Part
+    """
+
+    def __init__(self, store: Store, info: LayerInfo, part: Part) -> None:
+        array = store.activation(info.name)
+        shape = [array.sizes[dim] for dim in array.dims if dim not in {"sample", "noise", "channel"}]
+        flat = np.unique(np.linspace(0, max(np.prod(shape, dtype=int) - 1, 0), PLACES).round().astype(np.int64))
+        inside = np.stack(np.unravel_index(flat, shape), axis=1)
+        # Noise is the first of the axes that are summed up, and one level of it is read.
+        positions = np.concatenate([np.full((len(flat), 1), part.level or 0), inside], axis=1)
+        self.data = store.layer(info.name)
+        self.places = Places(positions)
+        self.pairs = _Pairs(array.sizes["channel"])
+        self.states: dict[str, Any] = {}
+
+    def reducers(self, samples: int) -> dict[str, ColumnReducer]:
+        """Give what a batch of so many samples is reduced by, beside `fmx.reduce.Moments`."""
+        return {"extremes": Extremes(), "places": BySample(self.places, samples)}
+
+    def take(self, batch: Mapping[str, Any], moments: State) -> None:
+        """Take in the states of a batch (channel,), and the moments of its channels."""
+        for name, reducer, states in (
+            ("moments", Moments(), moments),
+            ("extremes", Extremes(), batch["extremes"]),
+        ):
+            self.states[name] = states if name not in self.states else reducer.merge(self.states[name], states)
+        values = batch["places"]["sample"]["value"]
+        self.pairs.take(np.moveaxis(values, 0, -1).reshape(-1, len(values)))
+
+    def channels(self) -> xr.Dataset:
+        """Judge every channel; see `health`."""
+        return _channels(self.states["moments"], self.states["extremes"], *self.pairs.twins(), self.data)
 
 
 class _Pairs:
@@ -179,12 +197,14 @@ class _Pairs:
         return np.where(value == 0, -1, twin), np.where(value == 0, np.nan, value)
 
 
-def _channels(found: _Found, data: xr.Dataset) -> xr.Dataset:
-    moments, extremes = Moments().finalize(found.moments), Extremes().finalize(found.extremes)
+def _channels(
+    state: State, extreme: State, twin: NDArray[np.int64], correlation: NDArray[np.float64], data: xr.Dataset
+) -> xr.Dataset:
+    moments, extremes = Moments().finalize(state), Extremes().finalize(extreme)
     low, high, zeros = moments["min"], moments["max"], moments["sparsity"]
     known = moments["count"] > 0
     rectified = bool((low[known] >= 0).all())
-    zero_share = float(found.moments["zeros"].sum() / max(moments["count"].sum(), 1))
+    zero_share = float(state["zeros"].sum() / max(moments["count"].sum(), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         at_max = np.where(high == 0, 0.0, extremes["at_max"] / moments["count"])
         magnitude = moments["l1"] / moments["count"]
@@ -201,19 +221,20 @@ def _channels(found: _Found, data: xr.Dataset) -> xr.Dataset:
         "always_on": known & (zeros == 0) & rectified & (zero_share >= 0.01),
         "at_max": at_max,
         "saturated": known & ~constant & (at_max >= SATURATED),
-        "twin": numbers[found.twin],
-        "correlation": found.correlation,
-        "duplicate": np.abs(np.nan_to_num(found.correlation)) >= TWIN,
+        "twin": numbers[twin],
+        "correlation": correlation,
+        "duplicate": np.abs(np.nan_to_num(correlation)) >= TWIN,
         "nan": moments["nan"],
         "inf": moments["inf"],
     }
     variables = {name: ("channel", value, {"definition": _CHANNEL[name]}) for name, value in values.items()}
     result = xr.Dataset(variables, coords={"channel": data["channel"]}, attrs=dict(data.attrs))
-    totals = {"values": int(moments["count"].sum()), "zeros": int(found.moments["zeros"].sum())}
+    totals = {"values": int(moments["count"].sum()), "zeros": int(state["zeros"].sum())}
     return result.assign_attrs(rectified=int(rectified), **totals)
 
 
-def _layer(channels: xr.Dataset, attributes: Any) -> xr.Dataset:
+def of_layer(channels: xr.Dataset) -> xr.Dataset:
+    """Judge a layer by what is known of its channels; see `health`."""
     count = channels.sizes["channel"]
     values: dict[str, Any] = {"channels": count}
     values |= {name: int(channels[name].sum()) for name in ("dead", "always_on", "saturated", "duplicate")}
@@ -231,7 +252,7 @@ def _layer(channels: xr.Dataset, attributes: Any) -> xr.Dataset:
         **{name: f"channels: {_CHANNEL[name]}" for name in ("dead", "always_on", "saturated", "duplicate")},
     }
     variables = {name: ((), v, {"definition": about.get(name, _CHANNEL.get(name, ""))}) for name, v in values.items()}
-    return xr.Dataset(variables, attrs={**attributes, "flags": ", ".join(flags)})
+    return xr.Dataset(variables, attrs={**channels.attrs, "flags": ", ".join(flags)})
 
 
 def _flags(found: dict[str, Any], *, rectified: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ from fmx.analyze.precision import top_channels
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
 
-__all__ = ["rank"]
+__all__ = ["of_classes", "rank"]
 
 _PER = ("all", "class", "sample")
 
@@ -103,13 +103,14 @@ def rank(
         if per == "sample":
             found[info.name] = _described(xr.concat(fold.tops, "sample").assign_attrs(fold.data.attrs), ranking)
         elif per == "class":
-            found[info.name] = _of_classes(ranking, fold, top, votes=n_each_image > 0, unique=unique)
+            found[info.name] = of_classes(ranking, fold, top, votes=n_each_image > 0, unique=unique)
         else:
             found[info.name] = _over_all(ranking, fold, top)
     return found
 
 
-def _of_classes(ranking: Ranking, fold: Fold, top: int, *, votes: bool, unique: bool) -> xr.Dataset:
+def of_classes(ranking: Ranking, fold: Fold, top: int, *, votes: bool, unique: bool) -> xr.Dataset:
+    """List the top channels of each class; see `rank`."""
     profile = profile_of(ranking, fold, top, votes=votes)
     shown = profile["unique" if unique else "top"].values
     order = np.where(shown, -profile["place"].values, np.nan)

@@ -16,7 +16,7 @@ from fmx.errors import FmxError
 from fmx.reduce import Moments, TopSamples
 from fmx.store import Store
 
-__all__ = ["top_samples"]
+__all__ = ["labelled", "top_samples"]
 
 _ABOUT = {
     "value": "largest finite value of the sample in the channel; NaN where there are fewer samples",
@@ -90,20 +90,38 @@ def top_samples(
         lost = {key: states["s"].values[key] for key in ("nan", "inf")}
         if per_class:
             lost = {key: value.sum(axis=0) for key, value in lost.items()}
-        result[name] = _labelled(store, name, top, lost, states, (fields or {}).get(name), per_class, part)
+        result[name] = labelled(store, name, top, lost, states, (fields or {}).get(name), part, per_class=per_class)
     return result
 
 
-def _labelled(
+def labelled(
     store: Store,
     layer: str,
     top: Mapping[str, Any],
     lost: Mapping[str, Any],
     states: xr.Dataset,
     field: ReceptiveField | None,
-    per_class: bool,
     part: Part,
+    *,
+    per_class: bool = False,
 ) -> xr.Dataset:
+    """Give what `fmx.reduce.TopSamples` found its labels; see `top_samples`.
+
+    Parameters
+    ----------
+    store : Store
+    layer : str
+    top : mapping of str to array ((label,) channel, rank)
+        Results; samples are positions among those that are complete.
+    lost : mapping of str to array (channel,)
+        ``nan`` and ``inf``.
+    states : xarray.Dataset
+        Of which coordinates and attributes are taken.
+    field : ReceptiveField or None
+    part : Part
+    per_class : bool
+        Results are for each label.
+    """
     dims = (*(("label",) if per_class else ()), "channel", "rank")
     kept = np.flatnonzero(store.complete)
     ids = np.asarray([*store.samples, ""], dtype=object)

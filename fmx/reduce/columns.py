@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fmx.reduce.blocks import Runs, find_runs
 from fmx.reduce.protocol import Position, State
 
-__all__ = ["ColumnReducer", "FusedReducer", "Table", "fill_fused", "join_fused", "table"]
+__all__ = ["ColumnReducer", "FusedReducer", "Table", "fill_fused", "join_fused", "slices", "table"]
 
 Table = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -126,7 +126,7 @@ def fill_fused(reducers: Mapping[int, FusedReducer], columns: Table, block: NDAr
     """Take in a block for reducers of different parts, by their first columns, in one read."""
     from fmx.reduce.kernels import accumulate
 
-    for piece in _slices(block, axes):
+    for piece in slices(block, axes):
         runs = find_runs(piece, axes)
         if runs.length and runs.bases.size:
             accumulate(runs.flat, runs.mask, runs.bases, runs.starts, runs.length, runs.step, _at(reducers), *columns)
@@ -148,7 +148,7 @@ def _at(reducers: Mapping[int, FusedReducer]) -> NDArray[np.int64]:
     return at
 
 
-def _slices(block: NDArray[Any], axes: Sequence[int]) -> Iterator[NDArray[Any]]:
+def slices(block: NDArray[Any], axes: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Cut a block whose labels lie side by side in memory, as those of channels-last models do."""
     long = [i for i in axes if block.shape[i] > 1]
     if block.nbytes <= SLICE_BYTES or not long or min(abs(block.strides[i]) for i in long) == block.itemsize:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.reduce.blocks import find_runs
+from fmx.reduce.columns import ColumnReducer, Table, slices
 from fmx.reduce.protocol import Position, State
 
 __all__ = ["Extremes", "Places"]
@@ -70,7 +72,7 @@ class Places:
         return {"values": state["value"].copy()}
 
 
-class Extremes:
+class Extremes(ColumnReducer):
     """The smallest and the largest finite value, and how many values are exactly these.
 
     Results
@@ -84,48 +86,27 @@ class Extremes:
         [("min", np.float64), ("max", np.float64), ("at_min", np.int64), ("at_max", np.int64), ("count", np.int64)]
     )
 
-    @property
-    def dims(self) -> Mapping[str, tuple[str, ...]]:
-        """Results have no dims of their own."""
-        return {}
-
     def identity(self, shape: Sequence[int]) -> State:
         """Give the state of nothing seen."""
         state = np.zeros(tuple(shape), self.dtype)
         state["min"], state["max"] = np.inf, -np.inf
         return state
 
-    def update(
-        self,
-        state: State,
-        block: NDArray[Any],
-        axes: Sequence[int],
-        *,
-        start: Sequence[Position] | None = None,  # noqa: ARG002 - as all reducers
-    ) -> State:
-        """Take in a block, in place."""
-        over = tuple(axes)
-        finite = np.isfinite(block)
-        whole = bool(finite.all())
-        low = np.min(block if whole else np.where(finite, block, np.inf), axis=over, keepdims=True, initial=np.inf)
-        high = np.max(block if whole else np.where(finite, block, -np.inf), axis=over, keepdims=True, initial=-np.inf)
-        found = self.identity(state.shape)
-        found["min"], found["max"] = np.squeeze(low, over), np.squeeze(high, over)
-        found["at_min"] = ((block == low) & finite).sum(axis=over)
-        found["at_max"] = ((block == high) & finite).sum(axis=over)
-        found["count"] = finite.sum(axis=over)
-        state[...] = self.merge(state, found)
-        return state
+    def take(self, columns: Table, at: int, block: NDArray[Any], axes: Sequence[int]) -> None:
+        """Take in a block."""
+        from fmx.reduce.extremes_kernel import take_extremes
 
-    def merge(self, a: State, b: State) -> State:
-        """Combine two states of the same labels into a new one."""
-        merged = a.copy()
-        merged["count"] = a["count"] + b["count"]
-        for name, best in (("min", np.minimum), ("max", np.maximum)):
-            merged[name] = best(a[name], b[name])
-            counts = [np.where(part[name] == merged[name], part[f"at_{name}"], 0) for part in (a, b)]
-            merged[f"at_{name}"] = counts[0] + counts[1]
-        return merged
+        for piece in slices(block, axes):
+            runs = find_runs(piece, axes)
+            if runs.length and runs.bases.size:
+                where = runs.flat, runs.mask, runs.bases, runs.starts, runs.length, runs.step
+                take_extremes(*where, at, *columns)
+
+    def join(self, columns: Table, others: Table, at: int) -> None:
+        """Merge columns."""
+        from fmx.reduce.extremes_kernel import merge_extremes
+
+        merge_extremes(at, *columns, *others)
 
     def finalize(self, state: State) -> dict[str, NDArray[Any]]:
         """Give the results listed above."""

@@ -36,7 +36,8 @@ class ReducerSet(ColumnReducer):
             # One entry of each is made and spread out, so that what stays 0 takes no memory until it is touched.
             entry = reducer.identity(())
             for field in entry.dtype.names or ():
-                if np.any(entry[field]):
+                # What holds fields of its own can't be asked as a whole.
+                if entry[field].dtype.names or np.any(entry[field]):
                     state[name][field] = entry[field]
         return state
 
