@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import errno
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -140,7 +144,7 @@ def test_a_disk_that_fills_leaves_whole_pictures_only(tmp_path):
     write = Path.write_bytes
 
     def full(path, data):
-        if len(list(path.parent.iterdir())) < 2:
+        if path.suffix != ".tmp" or len(list(path.parent.glob("*.png"))) < 2:
             return write(path, data)
         write(path, data[:20])
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -152,7 +156,7 @@ def test_a_disk_that_fills_leaves_whole_pictures_only(tmp_path):
     ):
         for i in range(5):
             folder.save(a_frame(), f"{i}")
-    assert files_of(folder.place) == ["0.png", "1.png", "index.csv"]
+    assert files_of(folder.place) == ["0.png", "1.png", "index.csv", "unfinished.txt"]
     assert len(index_of(folder.place)) == 2
 
 
@@ -163,3 +167,63 @@ def test_names_that_are_no_folders(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FmxError, match="can't be made"):
         PictureFolder(tmp_path / "file", "m", "a").__enter__()
+
+
+def test_the_index_is_there_from_the_first_picture_on(tmp_path):
+    with PictureFolder(tmp_path, "m", "a") as folder:
+        folder.save(a_frame(layer="ж, 1"), "one")
+        assert index_of(folder.place) == [{"file": "one.png", "layer": "ж, 1"}]
+        folder.save(a_frame(layer="2", file="hides"), "two")
+        assert index_of(folder.place)[1] == {"file": "two.png", "layer": "2"}
+        folder.save(a_frame(noise="0.1"), "three")
+        assert [row["noise"] for row in index_of(folder.place)] == ["", "", "0.1"]
+        folder.save(a_frame(), "four")
+        assert len(index_of(folder.place)) == 4
+    assert files_of(folder.place) == ["four.png", "index.csv", "one.png", "three.png", "two.png"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_is_killed_leaves_its_index_and_says_so(tmp_path, overwrite):
+    if overwrite:
+        with PictureFolder(tmp_path, "m", "a") as folder:
+            folder.save(a_frame(), "old")
+    program = (
+        "import numpy, os, sys\n"
+        "from fmx.render import Frame, PictureFolder\n"
+        f"with PictureFolder({str(tmp_path)!r}, 'm', 'a', overwrite={overwrite}) as folder:\n"
+        "    for name in ('one', 'two'):\n"
+        "        folder.save(Frame(numpy.ones((3, 4), 'uint8'), labels={'layer': name}), name)\n"
+        "    (folder.place / ('.' + 32 * 'a' + '.tmp')).write_text('half a picture')\n"
+        "    os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 9
+    place = tmp_path / "m" / "a"
+    assert [row["file"] for row in index_of(place)] == ["one.png", "two.png"]
+    told = (place / "unfinished.txt").read_text()
+    assert "not complete" in told
+    (aside,) = [p for p in (tmp_path / "m").iterdir() if p.suffix == ".old"] or [None]
+    assert (aside is not None) == overwrite
+    assert aside is None or (aside.name in told and files_of(aside) == ["index.csv", "old.png"])
+    with pytest.raises(FmxError, match="already there, not complete"):
+        PictureFolder(tmp_path, "m", "a").__enter__()
+    with PictureFolder(tmp_path, "m", "a", overwrite=True) as folder:
+        folder.save(a_frame(), "new")
+    assert files_of(place) == ["index.csv", "new.png"]
+
+
+def test_a_row_that_does_not_fit_the_disk_is_not_there_in_part(tmp_path):
+    with PictureFolder(tmp_path, "m", "a") as folder:
+        folder.save(a_frame(layer="1"), "one")
+        before = (folder.place / "index.csv").read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+        try:
+            with pytest.raises(FmxError, match=r"index\.csv can't be written"):
+                folder.add(folder.place / "two.png", {"layer": "22222222"})
+            assert (folder.place / "index.csv").read_bytes() == before
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+        folder.save(a_frame(layer="3"), "three")
+    assert [row["file"] for row in index_of(folder.place)] == ["one.png", "three.png"]

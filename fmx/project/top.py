@@ -62,7 +62,7 @@ def stored_pictures(model: Any, store: Store) -> StoredPictures:
     about_store = store.attributes
     prepared = about_store.get("preprocessing")
     if not isinstance(prepared, Mapping) or store.frames > 1:
-        raise DataError(f"{store.path} is not of single pictures: give pictures, without --top.")
+        raise DataError(f"{store.path} is not of single pictures: take one that was, or give pictures.")
     shape = tuple(int(n) for n in about_store["input_shape"])
     opened: Model = model if isinstance(model, Model) else load(model, input_shape=shape)
     if tuple(opened.inputs[0].shape) != shape:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,17 +11,18 @@ from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
-from fmx.render.sinks import save_frame, whole_file
+from fmx.render.index import INDEX, PictureIndex, indexed_files
+from fmx.render.sinks import is_unfinished, save_frame
 
 __all__ = ["INDEX", "PictureFolder", "file_name"]
 
-INDEX = "index.csv"
+# Lies in the folder as long as pictures are still to come.
+UNFINISHED = "unfinished.txt"
 _MODEL_FILE = re.compile(r"\.(onnx|pt2?|pth|ts|zip|safetensors)$", re.IGNORECASE)
 # Most file systems take 255 bytes; names get a suffix, and a hidden twin while they are written.
 _LONGEST = 180
@@ -31,9 +31,10 @@ _LONGEST = 180
 class PictureFolder:
     """A new folder ``<out>/<model>/<name>/`` that pictures are written into, with ``index.csv`` beside them.
 
-    Used as a context manager: the folder is made on entering; the index, one row a picture, is written on leaving. If
-    something fails, the pictures that are already there are kept with their index; those of an older folder that was
-    to be overwritten come back instead.
+    Used as a context manager: the folder is made on entering; the index has a row for each picture as soon as that is
+    written. If something fails, or the process is killed, the pictures that are already there are kept with their
+    index, and a file ``unfinished.txt`` says so; after a failure those of an older folder that was to be overwritten
+    come back instead.
 
     Parameters
     ----------
@@ -68,8 +69,8 @@ class PictureFolder:
         self._overwrite = overwrite
         self._old: Path | None = None
         self._made: list[Path] = []
-        self._rows: list[dict[str, str]] = []
-        self._taken: set[str] = {INDEX}
+        self._index = PictureIndex(self.place)
+        self._taken: set[str] = {INDEX, UNFINISHED}
         self._lock = Lock()
 
     def __enter__(self) -> Self:
@@ -78,15 +79,16 @@ class PictureFolder:
                 self._move_old()
             self._made = [folder for folder in (self.place, *self.place.parents) if not folder.exists()]
             self.place.mkdir(parents=True)
+            (self.place / UNFINISHED).write_text(self._about_end(), encoding="utf-8")
         except OSError as error:
             raise FmxError(f"{self.place} can't be made: {error.strerror or error}.") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._write_index()
+            if not len(self._index):
+                self._index.write()
+            (self.place / UNFINISHED).unlink(missing_ok=True)
             if self._old is not None:
                 shutil.rmtree(self._old, ignore_errors=True)
             return
@@ -96,10 +98,9 @@ class PictureFolder:
                 self._old.rename(self.place)
             return
         # What went wrong first is what is told.
-        with suppress(FmxError, OSError):
-            if self._rows:
-                self._write_index()
-            else:
+        with suppress(OSError):
+            if not len(self._index):
+                (self.place / UNFINISHED).unlink(missing_ok=True)
                 for folder in self._made:
                     folder.rmdir()
 
@@ -122,11 +123,9 @@ class PictureFolder:
 
     def add(self, path: str | PathLike[str], labels: Mapping[str, object]) -> None:
         """Enter a file that lies in the folder into the index."""
-        row = {str(key): str(value) for key, value in labels.items()}
-        # A label of this name would hide where the picture is.
-        row |= {"file": Path(path).relative_to(self.place).as_posix()}
+        name = Path(path).relative_to(self.place).as_posix()
         with self._lock:
-            self._rows.append(row)
+            self._index.add(name, labels)
 
     def save(self, frame: Frame, *parts: object, suffix: str = ".png") -> Path:
         """Write a picture and its row in the index.
@@ -157,7 +156,8 @@ class PictureFolder:
     def _move_old(self) -> None:
         """Put the folder that is there aside, until the new one is complete."""
         if not self._overwrite:
-            raise FmxError(f"{self.place} is already there: choose another --name, or replace it with --overwrite.")
+            there = "already there" + (", not complete" if (self.place / UNFINISHED).exists() else "")
+            raise FmxError(f"{self.place} is {there}: choose another --name, or replace it with --overwrite.")
         if not self.place.is_dir():
             raise FmxError(f"{self.place} is a file: choose another --name.")
         strange = sorted(_not_in_index(self.place))
@@ -170,15 +170,9 @@ class PictureFolder:
         self.place.rename(old)
         self._old = old
 
-    def _write_index(self) -> None:
-        columns = ["file", *dict.fromkeys(key for row in self._rows for key in row if key != "file")]
-        with (
-            whole_file(self.place / INDEX) as unfinished,
-            unfinished.open("w", encoding="utf-8", newline="") as stream,
-        ):
-            writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows)
+    def _about_end(self) -> str:
+        told = "This folder is not complete: index.csv lists the pictures that were drawn before the run ended.\n"
+        return told + (f"The folder that it was to replace lies beside it, as {self._old.name}.\n" if self._old else "")
 
 
 def file_name(*parts: str) -> str:
@@ -208,11 +202,9 @@ def _unused(path: Path) -> Path:
 
 def _not_in_index(folder: Path) -> set[str]:
     """List the files of a folder that its index doesn't name."""
-    try:
-        with (folder / INDEX).open(encoding="utf-8", newline="") as stream:
-            named = {row.get("file") or "" for row in csv.DictReader(stream)} | {INDEX}
-    except FileNotFoundError:
-        named = set()
-    except (UnicodeDecodeError, csv.Error):
+    named = indexed_files(folder)
+    if named is None:
         return {INDEX}
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - named
+    # A run that was killed may have left a file that it was just writing.
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not (p.is_dir() or is_unfinished(p))}
+    return files - named - {INDEX, UNFINISHED}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -16,7 +17,16 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
 
-__all__ = ["DESCRIPTION", "is_tiff", "save_frame", "save_png", "whole_file", "write_tiff"]
+__all__ = [
+    "DESCRIPTION",
+    "is_tiff",
+    "is_unfinished",
+    "save_frame",
+    "save_png",
+    "unfinished_name",
+    "whole_file",
+    "write_tiff",
+]
 
 # The tag ImageDescription, which holds the labels of a TIFF as JSON.
 DESCRIPTION = 270
@@ -91,7 +101,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         The file can't be written there.
     """
     # Opened by its name rather than by tempfile, whose files only their owner may read.
-    unfinished = path.with_name(f".{uuid4().hex}.tmp")
+    unfinished = unfinished_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -101,3 +111,13 @@ def whole_file(path: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise FmxError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
+def unfinished_name(path: Path) -> Path:
+    """Give the hidden file beside another that is written in its place."""
+    return path.with_name(f".{uuid4().hex}.tmp")
+
+
+def is_unfinished(path: Path) -> bool:
+    """Tell whether a file is one that a process which was killed did not finish."""
+    return re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name) is not None

@@ -8,15 +8,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
+from fmx.render.sinks import unfinished_name
 from fmx.render.video_frames import four_bytes, gray_bits, gray_values, indexed
 
 if TYPE_CHECKING:
@@ -135,15 +134,13 @@ class VideoWriter:
             raise FmxError(f"{self.path} is there already: give another name, or --overwrite (overwrite=True).")
         self.frames = 0
         self._fps = Fraction(fps).limit_denominator(1000)
-        self._unfinished = self.path.with_name(f".{uuid4().hex}.tmp")
+        self._unfinished = unfinished_name(self.path)
         self._container: Any = None
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._finish()
