@@ -24,17 +24,19 @@ from fmx.render import (
     frames,
     grid_frames,
     multiples,
+    overlay,
     overlay_frame,
     read_values,
     region_picture,
     sample_overlays,
     write_video,
 )
-from fmx.render.palette import colours
+from fmx.render.normalise import normalise
+from fmx.render.palette import LEVELS, colours, page_palette
 from fmx.render.regions import region_box
 from fmx.render.selection import channel_order, read_maps
 from fmx.render.single import map_size
-from fmx.render.strip import Panel
+from fmx.render.strip import Panel, stack_panels
 from fmx.store import open_store, save_analysis
 
 NOISE = (0.0, 0.5)
@@ -434,9 +436,47 @@ def test_films_have_one_range_for_all_frames(store, values):
     low, high = float(shown.min()), float(shown.max())
     for frame, one in zip(film, shown, strict=True):
         wanted = np.vectorize(lambda v: index(v, low, high))(one)
-        assert np.abs(frame.pixels[:, :, 0].astype(int) - colours("gray")[wanted][:, :, 0]).max() <= 1
+        assert np.abs(frame.rgb()[:, :, 0].astype(int) - colours("gray")[wanted][:, :, 0]).max() <= 1
     own = Film(store, "conv", "timestep", ["001.png"], channel=[2], legend=False, beside=False, size=8, cmap="gray")
     assert not (next(iter(own)).pixels == next(iter(replace(own, normalisation="filter"))).pixels).all()
+
+
+@pytest.mark.parametrize(
+    "tone", [Tone(percentiles=(10, 80)), Tone(equalise="histogram"), Tone((5, 95), symmetric=True), Tone(gamma=0.5)]
+)
+def test_tones_of_films_are_of_all_frames(tmp_path, tone):
+    values = np.random.default_rng(3).normal(1, 1, (1, 1, 4, 2, 24, 24)).astype(np.float32)
+    values[0, 0, :, :] *= np.arange(1, 5)[:, None, None, None]
+    store = write_store(tmp_path / "b.zarr", {"conv": values}, pictures=np.full((1, 4, 24, 24, 3), 9, np.uint8))
+    look = {"channel": [1], "legend": False, "beside": False, "size": 24, "cmap": "gray", "tone": tone}
+    shown = values[0, 0, :, 1]
+    # All frames as one map: what is done to one picture is done to the film.
+    wanted, _ = normalise(shown.reshape(1, -1, 24), tone=tone)
+    found = np.concatenate([frame.pixels for frame in Film(store, "conv", "timestep", store.samples, **look)])
+    assert np.abs(found.astype(int) - wanted[0]).max() <= 4
+    laid = list(Film(store, "conv", "timestep", store.samples, **(look | {"view": "overlay"})))
+    for i, frame in enumerate(laid):
+        heat = wanted[0][24 * i : 24 * i + 24] / 255
+        expected = overlay(np.full((24, 24, 3), 9, np.uint8), heat, cmap="gray", low=0, high=1)
+        assert np.abs(frame.pixels.astype(int) - expected).max() <= 4
+
+
+@pytest.mark.parametrize("view", ["map", "grid"])
+def test_films_of_maps_alone_are_indices_with_the_same_colours(store, view):
+    beside = Film(store, "conv", "timestep", ["001.png"], size=64, view=view, legend=False)
+    for alone, both in zip(replace(beside, beside=False), beside, strict=True):
+        assert alone.pixels.ndim == 2 and both.pixels.ndim == 3
+        height, width = alone.pixels.shape
+        assert (alone.rgb() == both.rgb()[-height:, -width:]).all()
+
+
+def test_panels_of_indices_look_like_those_in_colours():
+    shown = np.arange(64 * 80).reshape(64, 80).astype(np.uint8) % LEVELS
+    palette, table = page_palette("magma"), colours("magma", LEVELS)
+    drawn = stack_panels([Panel("a map", shown, ("-1", "2.5"))] * 2, ["what it is"], table)
+    wanted = stack_panels([Panel("a map", palette[shown], ("-1", "2.5"))] * 2, ["what it is"], table)
+    # There are 17 grays for text.
+    assert np.abs(palette[drawn].astype(int) - wanted).max() <= 8
 
 
 def test_films_read_as_they_go(store):

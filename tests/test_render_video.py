@@ -70,6 +70,24 @@ class TestFormats:
         for (_, got), frame in zip(decode(write_video(tmp_path / "a.gif", frames)), frames, strict=True):
             np.testing.assert_array_equal(got, frame)
 
+    def test_gif_keeps_its_colours_until_frames_are_not_made_of_them(self, tmp_path):
+        y, x = np.mgrid[:90, :120]
+        photo = np.stack([2 * x, y + x, 255 - 2 * y], axis=-1).astype(np.uint8)
+        warm = np.stack([255 - y // 2, x, y // 3], axis=-1).astype(np.uint8)
+        spot = np.roll(photo, 5, axis=1)
+        spot[20:30, 20:30] = (255, 0, 200)
+        frames = [photo, np.roll(photo, 5, axis=1), spot, warm, np.roll(warm, 7, axis=0)]
+        path = write_video(tmp_path / "a.gif", frames)
+        with av.open(str(path)) as container:
+            palettes = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        for got, frame in zip(palettes, frames, strict=True):
+            best = Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE).convert("RGB")
+            least = np.abs(np.asarray(best).astype(int) - frame).mean()
+            assert np.abs(got.astype(int) - frame).mean() <= 1.5 * least + 1
+        assert np.abs(palettes[2][20:30, 20:30].astype(int) - (255, 0, 200)).max() <= 16
+        # The very same colours, moved: none of them flickers.
+        assert (np.roll(palettes[0], 5, axis=1) == palettes[1]).all()
+
     @pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
     def test_number_size_order_time_and_colours(self, tmp_path, suffix):
         frames = smooth_frames()

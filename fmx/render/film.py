@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from fmx.errors import FmxError, near_matches
 from fmx.render.frame import Frame
 from fmx.render.grid import grid_pages
-from fmx.render.normalise import Ranges, quantise, value_ranges
+from fmx.render.normalise import Ranges, quantise, toned, value_ranges
 from fmx.render.overlay import overlay, rgb_of
-from fmx.render.palette import colours
-from fmx.render.ranges import NORMALISATIONS, Ranging
+from fmx.render.palette import LEVELS, colours, page_palette
+from fmx.render.ranges import NORMALISATIONS, Ranging, RunningRange
 from fmx.render.regions import fitted
 from fmx.render.resize import check_interpolation, resized
 from fmx.render.selection import Maps, chosen_channels, combined, positions, read_maps, read_picture, said_channels
@@ -60,8 +60,9 @@ class Film:
     beside : bool
         Show the input beside it, where the store has pictures.
     normalisation : str
-        ``film``: each channel over all frames of the film, so that colours don't flicker; or one of
-        `fmx.render.ranges.NORMALISATIONS`. ``filter`` over channels and ``film`` else where left empty.
+        ``film``: each channel over all frames of the film, so that colours don't flicker, percentiles and equalization
+        included; or one of `fmx.render.ranges.NORMALISATIONS`, of which ``filter`` looks at each frame by itself.
+        ``filter`` over channels and ``film`` else where left empty.
     tone : Tone
     size : int
         Pixels of the longer side of the map or the overlay.
@@ -177,25 +178,21 @@ class Film:
 
     def _shared(self) -> Ranges:
         """Find the range of each map over all frames, in a read of its own."""
-        ends: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        tone = replace(self.tone, equalise="none")
+        running: RunningRange | None = None
         for maps, chosen in self._moments():
-            found = value_ranges(self._values(maps, chosen), tone=tone)
-            low, high = (found.low, found.high) if ends is None else (ends[0], ends[1])
-            ends = np.minimum(low, found.low), np.maximum(high, found.high)
-        if ends is None:
+            values = self._values(maps, chosen)
+            running = running or RunningRange(len(values), self.tone)
+            running.add(values, [1, 2])
+        if running is None:
             raise FmxError("There is nothing to film: no sample, level or timestep was chosen.")
-        if self.over == "channel":
-            return Ranges(np.resize(ends[0].min(), 1), np.resize(ends[1].max(), 1))
-        return Ranges(*ends)
+        return running.ranges(len(values))
 
     def _ranges_of(
         self, maps: Maps, chosen: list[int] | None, shared: Ranges | None, ranging: Ranging | None
     ) -> Ranges:
         values = self._values(maps, chosen)
         if shared is not None:
-            curves = value_ranges(values, tone=self.tone).curves if self.tone.equalise == "histogram" else None
-            return Ranges(shared.low, shared.high, curves)
+            return shared
         if chosen is None or ranging is None:
             return value_ranges(values, tone=self.tone)
         return ranging.of(self.layer, maps.sample, maps.values)[chosen]
@@ -214,10 +211,23 @@ class Film:
             hidden = {"layer", "sample"} if self.over == "channel" else {"layer", "sample", "channel"}
             said = " · ".join(f"{key} {value}" for key, value in labels.items() if key not in hidden)
             lines = [f"sample {labels['sample']}", said]
-            return Frame(stack_panels(panels, lines, colours(self.cmap), fixed_lines=True), labels=labels)
+            whole = stack_panels(panels, lines, colours(self.cmap), fixed_lines=True)
+            return Frame(whole, self._palette if self._indexed else None, labels)
+        if self._indexed:
+            return Frame(drawn, self._palette, labels)
         gap = np.full((drawn.shape[0], max(drawn.shape[1] // 32, 2), 3), 255, dtype=np.uint8)
         beside = [part for panel in panels for part in (gap, panel.pixels)][1:]
         return Frame(np.concatenate(beside, axis=1), labels=labels)
+
+    @cached_property
+    def _indexed(self) -> bool:
+        """Whether frames are made of the colormap and grays alone, which few bytes and no time to encode them take."""
+        return self.view != "overlay" and not (self.beside and self.store.pictures is not None)
+
+    @property
+    def _palette(self) -> NDArray[np.uint8]:
+        whole = self.view == "map" and not self.legend
+        return colours(self.cmap) if whole else page_palette(self.cmap)
 
     def _drawn(
         self, maps: Maps, values: NDArray[Any], ranges: Ranges
@@ -236,15 +246,18 @@ class Film:
                 scale=max(round(self.size / 8 / max(values.shape[1:])), 1),
                 interpolation=self.interpolation,
             )
-            return page.rgb(), ends if ranges.shared else ("min", "max")
+            return page.pixels if self._indexed else page.rgb(), ends if ranges.shared else ("min", "max")
         if self.view == "overlay":
             picture = rgb_of(read_picture(self.store, maps.sample, maps.timestep or 0))
             large = resized(np.moveaxis(picture, 2, 0), map_size(picture.shape[:2], self.size, None), "bilinear")
             shown = np.round(np.moveaxis(large, 0, 2)).astype(np.uint8)
-            low, high = float(ranges.low[0]), float(ranges.high[0])
-            return overlay(shown, values[0], cmap=self.cmap, low=low, high=high), ends
-        indices = quantise(values, ranges, tone=self.tone, size=shape, interpolation=self.interpolation)[0]
-        return colours(self.cmap)[indices], ends
+            heat = toned(values, ranges, self.tone)[0]
+            return overlay(shown, heat, cmap=self.cmap, low=0.0, high=1.0), ends
+        levels = LEVELS if self.legend else 256
+        indices = quantise(values, ranges, tone=self.tone, levels=levels, size=shape, interpolation=self.interpolation)[
+            0
+        ]
+        return indices if self._indexed else self._palette[indices], ends
 
     def _title(self, maps: Maps, chosen: list[int] | None) -> str:
         if self.view == "grid":

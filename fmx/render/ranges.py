@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -12,13 +12,21 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError, near_matches
-from fmx.reduce import Moments, Quantiles, Reducer, ReducerSet
+from fmx.reduce import Moments, Quantiles, ReducerSet
 from fmx.render.normalise import Ranges, about_zero, value_ranges
 from fmx.render.tone import PLAIN, Tone, curve_of_quantiles
 from fmx.store import Store, open_analysis, saved_analyses
 from fmx.store.schema import LEADING_DIMS
 
-__all__ = ["LASTING", "NORMALISATIONS", "Ranging", "check_normalisation", "lasting_ranges", "sample_ranges"]
+__all__ = [
+    "LASTING",
+    "NORMALISATIONS",
+    "Ranging",
+    "RunningRange",
+    "check_normalisation",
+    "lasting_ranges",
+    "sample_ranges",
+]
 
 NORMALISATIONS = {
     "filter": "each map its own",
@@ -126,22 +134,48 @@ class Ranging:
         return lasting_ranges(self.store, with_channels, self.name, self.tone)
 
 
+class RunningRange:
+    """The range of many values that come one block after the other, in the memory of one.
+
+    Parameters
+    ----------
+    count : int
+        Number of maps that have a range each; 0 for one range of all.
+    tone : Tone
+        Percentiles and equalization are of all the values; their error is that of `fmx.reduce.Quantiles`.
+    """
+
+    def __init__(self, count: int, tone: Tone) -> None:
+        self.tone = tone
+        wanted = _quantiles(tone)
+        self._reducer = ReducerSet({"ends": Moments()} | ({"quantiles": Quantiles(wanted)} if wanted else {}))
+        self._state = self._reducer.identity((count,) if count else ())
+
+    def add(self, values: NDArray[Any], axes: Sequence[int]) -> None:
+        """Take in a block; `axes` are those that are not of maps with a range of their own."""
+        self._state = self._reducer.update(self._state, values, axes)
+
+    def merge(self, other: RunningRange) -> RunningRange:
+        """Take in what another has seen."""
+        self._state = self._reducer.merge(self._state, other._state)
+        return self
+
+    def ranges(self, count: int) -> Ranges:
+        """Give the ranges of so many maps."""
+        results = {key.partition(".")[2]: value for key, value in self._reducer.finalize(self._state).items()}
+        low, high, quantiles = results["min"], results["max"], results.get("quantiles")
+        if self.tone.clipped and quantiles is not None:
+            low, high, quantiles = quantiles[..., 0], quantiles[..., 1], quantiles[..., 2:]
+        steps = quantiles if self.tone.equalise == "histogram" else None
+        return _ranges(low, high, steps, count, self.tone)
+
+
 def _read_ranges(store: Store, arrays: Mapping[str, xr.DataArray], normalisation: str, tone: Tone) -> dict[str, Ranges]:
     apart = normalisation == "channel"
-    wanted = _quantiles(tone)
-    reducer = ReducerSet({"ends": Moments()} | ({"quantiles": Quantiles(wanted)} if wanted else {}))
-    states = {name: _fold(store, array, reducer, apart=apart) for name, array in arrays.items()}
+    running = {name: _fold(store, array, tone, apart=apart) for name, array in arrays.items()}
     if normalisation == "global":
-        states = dict.fromkeys(states, reduce(reducer.merge, states.values()))
-    found = {}
-    for name, array in arrays.items():
-        results = {key.partition(".")[2]: value for key, value in reducer.finalize(states[name]).items()}
-        low, high, quantiles = results["min"], results["max"], results.get("quantiles")
-        if tone.clipped and quantiles is not None:
-            low, high, quantiles = quantiles[..., 0], quantiles[..., 1], quantiles[..., 2:]
-        steps = quantiles if tone.equalise == "histogram" else None
-        found[name] = _ranges(low, high, steps, array.sizes["channel"], tone)
-    return found
+        running = dict.fromkeys(running, reduce(RunningRange.merge, running.values()))
+    return {name: running[name].ranges(array.sizes["channel"]) for name, array in arrays.items()}
 
 
 def _quantiles(tone: Tone) -> list[float]:
@@ -149,15 +183,15 @@ def _quantiles(tone: Tone) -> list[float]:
     return ends + ([i / _STEPS for i in range(_STEPS + 1)] if tone.equalise == "histogram" else [])
 
 
-def _fold(store: Store, array: xr.DataArray, reducer: Reducer, *, apart: bool) -> NDArray[np.void]:
-    """Put all values of a lazy array into one state, or into one for each channel."""
+def _fold(store: Store, array: xr.DataArray, tone: Tone, *, apart: bool) -> RunningRange:
+    """Find the range of all values of a lazy array, or of each channel."""
     place = array.dims.index("channel")
     axes = [i for i in range(array.ndim) if not (apart and i == place)]
-    state = reducer.identity((array.sizes["channel"],) if apart else ())
+    running = RunningRange(array.sizes["channel"] if apart else 0, tone)
     for part in _parts(array):
         (block,) = store.compute(part)
-        state = reducer.update(state, block.values, axes)
-    return state
+        running.add(block.values, axes)
+    return running
 
 
 def _parts(array: xr.DataArray) -> Iterator[xr.DataArray]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.render.palette import LEVELS, PAPER, gray_indices
 from fmx.render.text import INK, SOFT_INK, line_height, middle_ellipsis, paragraph, text_picture, wrap
 
 __all__ = ["Panel", "stack_panels"]
@@ -17,13 +19,15 @@ MOST_IN_A_ROW = 6
 NARROWEST = 144
 TITLE_LINES = 2
 
+Pixels = NDArray[np.uint8]
+
 
 @dataclass(frozen=True)
 class Panel:
     """A picture with its title and, where it has a colour bar, what to write at the ends of the bar."""
 
     title: str
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     ends: tuple[str, str] | None = None
 
     @property
@@ -37,19 +41,64 @@ class Panel:
         return min(max(self.width // 16, 12), 32)
 
 
+class _Ink(Protocol):
+    """How grays and the bar of the colormap are written into a picture."""
+
+    def grays(self, gray: Pixels) -> Pixels:
+        """Give gray values (y, x) as pixels."""
+
+    def ramp(self, width: int) -> Pixels:
+        """Give a line of the colormap, from low to high."""
+
+    def blank(self, height: int, width: int) -> Pixels:
+        """Give white."""
+
+
+@dataclass(frozen=True)
+class _Colours:
+    """Pixels in RGB, with the colours of the bar."""
+
+    table: Pixels
+
+    def grays(self, gray: Pixels) -> Pixels:
+        return np.repeat(gray[:, :, None], 3, axis=2)
+
+    def ramp(self, width: int) -> Pixels:
+        return self.table[np.round(np.linspace(0, len(self.table) - 1, width)).astype(np.intp)]
+
+    def blank(self, height: int, width: int) -> Pixels:
+        return np.full((height, width, 3), PAPER, dtype=np.uint8)
+
+
+class _Indices:
+    """Pixels that are indices of a page's palette."""
+
+    def grays(self, gray: Pixels) -> Pixels:
+        return gray_indices(gray)
+
+    def ramp(self, width: int) -> Pixels:
+        return np.linspace(0, LEVELS - 1, width).round().astype(np.uint8)
+
+    def blank(self, height: int, width: int) -> Pixels:
+        return np.full((height, width), PAPER, dtype=np.uint8)
+
+
+_INDICES = _Indices()
+
+
 def stack_panels(
-    panels: Sequence[Panel], caption: Sequence[str], table: NDArray[np.uint8], *, fixed_lines: bool = False
-) -> NDArray[np.uint8]:
+    panels: Sequence[Panel], caption: Sequence[str], table: Pixels, *, fixed_lines: bool = False
+) -> Pixels:
     """Draw panels of one size in rows, below a caption.
 
     Parameters
     ----------
     panels : sequence of Panel
-        What to draw, along the rows; pictures of one shape.
+        What to draw, along the rows; pictures of one shape, RGB or indices of a page's palette.
     caption : sequence of str
         Facts about all of them.
     table : ndarray of uint8
-        Colours of the bars from low to high, (levels, 3).
+        Colours of the bars from low to high, (levels, 3); those of the palette where the pictures are indices.
     fixed_lines : bool
         Each fact of the caption has a line of its own and is shortened to fit it, so that pictures that differ in
         numbers only are of one size.
@@ -57,8 +106,9 @@ def stack_panels(
     Returns
     -------
     ndarray of uint8
-        RGB, (y, x, 3).
+        RGB, (y, x, 3), or indices, (y, x), as the pictures are.
     """
+    ink = _INDICES if panels[0].pixels.ndim == 2 else _Colours(table)
     rows = -(-len(panels) // MOST_IN_A_ROW)
     columns = -(-len(panels) // rows)
     size = panels[0].text_size
@@ -66,24 +116,25 @@ def stack_panels(
     width = columns * (panels[0].width + gap) - gap
     shortened = [middle_ellipsis(fact, width, size) for fact in caption]
     lines = shortened if fixed_lines else wrap(caption, width, size)
-    strips = [_coloured(paragraph(lines, width, size, INK))]
+    strips = [ink.grays(paragraph(lines, width, size, INK))]
     for first in range(0, len(panels), columns):
-        strips += [_blank(gap * 3 // 4, width), _row(panels[first : first + columns], width, gap, table)]
-    return np.pad(np.concatenate(strips), ((margin,) * 2, (margin,) * 2, (0, 0)), constant_values=255)
+        strips += [ink.blank(gap * 3 // 4, width), _row(panels[first : first + columns], width, gap, ink)]
+    sides = ((margin,) * 2, (margin,) * 2, (0, 0))[: panels[0].pixels.ndim]
+    return np.pad(np.concatenate(strips), sides, constant_values=PAPER)
 
 
-def _row(panels: Sequence[Panel], width: int, gap: int, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _row(panels: Sequence[Panel], width: int, gap: int, ink: _Ink) -> Pixels:
     size = panels[0].text_size
     titles = [_title_lines(panel.title, panel.width, size) for panel in panels]
     most = max(map(len, titles))
     row = np.concatenate(
         [
-            np.concatenate([_column(panel, lines, most, table), _blank(_height(panel, most), gap)], axis=1)
+            np.concatenate([_column(panel, lines, most, ink), ink.blank(_height(panel, most), gap)], axis=1)
             for panel, lines in zip(panels, titles, strict=True)
         ],
         axis=1,
     )
-    filled = _blank(row.shape[0], width)
+    filled = ink.blank(row.shape[0], width)
     kept = min(row.shape[1], width)
     filled[:, :kept] = row[:, :kept]
     return filled
@@ -95,21 +146,20 @@ def _height(panel: Panel, lines: int) -> int:
     return line_height(size) * (lines + 1) + size // 4 + int(panel.pixels.shape[0]) + size
 
 
-def _column(panel: Panel, title: list[str], lines: int, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _column(panel: Panel, title: list[str], lines: int, ink: _Ink) -> Pixels:
     size, pitch = panel.text_size, line_height(panel.text_size)
     height, width = panel.pixels.shape[:2]
-    canvas = _blank(_height(panel, lines), panel.width)
+    canvas = ink.blank(_height(panel, lines), panel.width)
     # Titles stand on their pictures, so that a short one has no gap below it.
     top = (lines - len(title)) * pitch
-    canvas[top : lines * pitch] = _coloured(paragraph(title, panel.width, size, INK))
+    canvas[top : lines * pitch] = ink.grays(paragraph(title, panel.width, size, INK))
     top = lines * pitch + size // 4
     canvas[top : top + height, :width] = panel.pixels
     if panel.ends is not None:
         thick = max(size // 2, 6)
         top += height + size // 3
-        along = np.round(np.linspace(0, len(table) - 1, width)).astype(np.intp)
-        canvas[top : top + thick, :width] = table[along]
-        low, high = (_coloured(text_picture(end, size, SOFT_INK)) for end in panel.ends)
+        canvas[top : top + thick, :width] = ink.ramp(width)
+        low, high = (ink.grays(text_picture(end, size, SOFT_INK)) for end in panel.ends)
         canvas[-pitch:, : low.shape[1]] = low
         right = min(max(width, low.shape[1] + size + high.shape[1]), panel.width)
         canvas[-pitch:, right - high.shape[1] : right] = high
@@ -121,11 +171,3 @@ def _title_lines(title: str, width: int, size: int) -> list[str]:
     if len(lines) <= TITLE_LINES:
         return lines
     return [*lines[: TITLE_LINES - 1], middle_ellipsis(" ".join(lines[TITLE_LINES - 1 :]), width, size)]
-
-
-def _coloured(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(gray[:, :, None], 3, axis=2)
-
-
-def _blank(height: int, width: int) -> NDArray[np.uint8]:
-    return np.full((height, width, 3), 255, dtype=np.uint8)

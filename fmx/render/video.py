@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
 from fmx.render.sinks import unfinished_name
-from fmx.render.video_frames import four_bytes, gray_bits, gray_values, indexed
+from fmx.render.video_frames import SharedPalette, four_bytes, gray_bits, gray_values
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -49,10 +49,12 @@ _FORMATS = {
     ".avi": _Format("avi", "ffv1", "bgr0", grays={8: "gray", 16: "gray16le"}),
     ".mp4": _Format("mp4", "libx264", "yuv420p", {"crf": "16"}, {"movflags": "faststart"}, even=True),
     ".webm": _Format(
-        "webm", "libvpx-vp9", "yuv420p", {"crf": "20", "b": "0", "row-mt": "1", "deadline": "good", "cpu-used": "4"}
+        "webm", "libvpx-vp9", "yuv420p", {"crf": "20", "b": "0", "row-mt": "1", "deadline": "realtime", "cpu-used": "6"}
     ),
     ".gif": _Format("gif", "gif", "pal8", fastest=50),
-    ".apng": _Format("apng", "apng", "rgb24", container_options={"plays": "0"}, grays={8: "gray", 16: "gray16be"}),
+    ".apng": _Format(
+        "apng", "apng", "rgb24", {"compression_level": "1"}, {"plays": "0"}, grays={8: "gray", 16: "gray16be"}
+    ),
 }
 VIDEO_SUFFIXES = tuple(_FORMATS)
 
@@ -70,10 +72,10 @@ def write_video(
     ----------
     path : path
         The file; its suffix says how it is written. ``.avi``: FFV1, lossless. ``.apng``: lossless. Both keep gray
-        values of 16 bits, of which the others show the upper 8. ``.gif``: lossless for frames with a palette or in
-        gray, the 256 nearest colours of each frame otherwise. ``.mp4``: H.264, an odd width or height gets one more
-        column or row, like its last. ``.webm``: VP9. The last two store colour at half the resolution. GIF and APNG
-        repeat for ever.
+        values of 16 bits, of which the others show the upper 8. ``.gif``: lossless for frames of up to 256 colours;
+        otherwise 256, which stay the same as long as frames are near to them. ``.mp4``: H.264, an odd width or height
+        gets one more column or row, like its last. ``.webm``: VP9. The last two store colour at half the resolution.
+        GIF and APNG repeat for ever.
     frames : iterable of Frame, or of arrays of uint8 (y, x) or (y, x, 3)
         All of one size. Taken one by one, as they are encoded.
     fps : float
@@ -136,6 +138,7 @@ class VideoWriter:
         self._fps = Fraction(fps).limit_denominator(1000)
         self._unfinished = unfinished_name(self.path)
         self._container: Any = None
+        self._palette = SharedPalette()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -202,7 +205,7 @@ class VideoWriter:
         if self._gray:
             return gray_values(picture)
         if self._format.pixels == "pal8":
-            return indexed(picture)
+            return self._palette.indexed(picture)
         full = four_bytes(picture, self._stream.width, self._stream.height)
         if self._format.pixels == "yuv420p":
             return full.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")

@@ -14,9 +14,13 @@ from fmx.render.frame import Frame
 if TYPE_CHECKING:
     from av import VideoFrame
 
-__all__ = ["four_bytes", "gray_bits", "gray_values", "indexed"]
+__all__ = ["SharedPalette", "four_bytes", "gray_bits", "gray_values"]
 
 OPAQUE = 255
+# Of every so many pixels along both sides, so many are nearer to their colours than the error says.
+_EVERY, _WORST = 3, 0.998
+# A palette is given up where its error is so many times that on the frame it was made for, and so many levels more.
+_WORSE, _LITTLE = 1.5, 8.0
 
 
 def gray_bits(picture: Frame) -> int:
@@ -74,18 +78,49 @@ def four_bytes(picture: Frame, width: int, height: int) -> VideoFrame:
     return frame
 
 
-def indexed(picture: Frame) -> VideoFrame:
-    """Give palette indices with their palette; 256 colours that come nearest for a picture that has none."""
-    import av
+class SharedPalette:
+    """Colours for frames that have more than 256: found once, and anew when frames come that are not made of them.
 
-    pixels = np.ascontiguousarray(_in_8_bits(picture))
-    table = _palette(picture)
-    if pixels.ndim == 3:
+    Finding them takes many times longer than choosing the nearest for each pixel, and colours that stay don't flicker.
+    """
+
+    def __init__(self) -> None:
+        self._colours: Image.Image | None = None
+        self._error = 0.0
+
+    def indexed(self, picture: Frame) -> VideoFrame:
+        """Give palette indices with their palette: exact for up to 256 colours."""
+        import av
+
+        pixels = np.ascontiguousarray(_in_8_bits(picture))
+        table = _palette(picture)
+        if pixels.ndim == 3:
+            nearest = self._nearest(pixels)
+            pixels, table = np.asarray(nearest), np.array(nearest.getpalette(), dtype=np.uint8).reshape(-1, 3)
+        # PyAV takes a palette of alpha, red, green and blue.
+        palette = np.full((256, 4), OPAQUE, dtype=np.uint8)
+        palette[: len(table), 1:] = table
+        both: Any = (pixels, palette)
+        return av.VideoFrame.from_ndarray(both, format="pal8")
+
+    def _nearest(self, pixels: NDArray[np.uint8]) -> Image.Image:
+        picture = Image.fromarray(pixels)
         # No dithering: its pattern would flicker from frame to frame.
-        nearest = Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE)
-        pixels, table = np.asarray(nearest), np.array(nearest.getpalette(), dtype=np.uint8).reshape(-1, 3)
-    # PyAV takes a palette of alpha, red, green and blue.
-    palette = np.full((256, 4), OPAQUE, dtype=np.uint8)
-    palette[: len(table), 1:] = table
-    both: Any = (pixels, palette)
-    return av.VideoFrame.from_ndarray(both, format="pal8")
+        if picture.getcolors(256) is not None:
+            return picture.quantize(256, dither=Image.Dither.NONE)
+        if self._colours is not None:
+            found = picture.quantize(palette=self._colours, dither=Image.Dither.NONE)
+            if _error(pixels, found) <= max(_WORSE * self._error, self._error + _LITTLE):
+                return found
+        self._colours = picture.quantize(256, dither=Image.Dither.NONE)
+        found = picture.quantize(palette=self._colours, dither=Image.Dither.NONE)
+        self._error = _error(pixels, found)
+        return found
+
+
+def _error(pixels: NDArray[np.uint8], found: Image.Image) -> float:
+    """Say how far the worst pixels are from their colours; the few hot ones of a map count as much as all others."""
+    some = np.asarray(found)[::_EVERY, ::_EVERY]
+    table = np.array(found.getpalette(), dtype=np.int16).reshape(-1, 3)
+    apart = np.abs(pixels[::_EVERY, ::_EVERY].astype(np.int16) - table[some]).max(axis=2)
+    return float(np.quantile(apart, _WORST))
