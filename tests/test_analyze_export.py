@@ -150,6 +150,15 @@ def test_saved_results_come_back(store):
     assert sorted(set(LABELS)) == [str(v) for v in open_analysis(tree, "rank")["a.maps"]["label"].values]
 
 
+def test_results_take_the_place_of_others_with_more_and_with_fewer_axes(store):
+    kinds = [stats(store, by=by) for by in ((), ("channel",), ("noise", "channel"), ("noise",), ())]
+    for results in kinds:
+        save_analysis(store.path, "stats", results)
+        back = open_analysis(open_store(store.path).tree, "stats")
+        for layer, dataset in results.items():
+            np.testing.assert_array_equal(back[layer]["mean"].values, dataset["mean"].values)
+
+
 @pytest.mark.parametrize("dim", ["sample", "noise", "timestep"])
 def test_results_with_other_labels_than_the_store_leave_it_open_to_all(store, dim):
     """Save what differs from the root along an axis in every way, and see plain xarray open the store."""

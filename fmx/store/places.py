@@ -181,7 +181,7 @@ class FolderPlace(Place):
                 (self.path / name).unlink()
 
     def delete_below(self, prefix: str) -> None:
-        if (self.path / prefix).exists():
+        if (self.path / prefix).is_dir():
             shutil.rmtree(self.path / prefix)
 
     def clear(self, keep: Iterable[str] = ()) -> None:

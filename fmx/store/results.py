@@ -83,17 +83,24 @@ def save_analysis(
     del group
     objects = {key: data.to_bytes() for key, data in memory._store_dict.items() if key.startswith("analysis/")}
     old = [path for path in nodes if path == top or path.startswith(f"{top}/")]
-    for path in old:
-        del nodes[path]
-    for key, data in objects.items():
-        if key.endswith("/zarr.json"):
-            nodes[key.removesuffix("/zarr.json")] = json.loads(data)
+    before = {path: nodes.pop(path) for path in old}
+    after = {key.removesuffix("/zarr.json"): json.loads(d) for key, d in objects.items() if key.endswith("/zarr.json")}
+    nodes |= after
     nodes.setdefault("analysis", {"attributes": {}, "zarr_format": 3, "node_type": "group"})
     objects.setdefault("analysis/zarr.json", json.dumps(nodes["analysis"]).encode())
     with written_to(place):
+        _make_way(place, before, after)
         place.write_many(objects)
         place.write(ROOT, json.dumps(root, indent=2).encode())
         place.delete([key for key, _ in place.list(top) if key not in objects])
+
+
+def _make_way(place: Place, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Remove the chunks of arrays that have another number of axes now: files may have to be where folders were."""
+    for path, node in after.items():
+        if "shape" in node and (path not in before or len(before[path].get("shape", ())) != len(node["shape"])):
+            place.delete_below(f"{path}/c")
+            place.delete([f"{path}/c"])
 
 
 def _storable(dataset: xr.Dataset, labels: Mapping[str, pd.Index[Any]]) -> xr.Dataset:
