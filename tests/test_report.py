@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,8 +36,12 @@ def maps(samples: int = 8, noise: int = 1, channels: int = 5, side: int = 6) -> 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Two layers, two classes, two noise levels, pictures."""
+    return made(tmp_path)
+
+
+def made(folder: Path) -> Store:
     return write_store(
-        tmp_path / "acts.zarr",
+        folder / "acts.zarr",
         {"conv": maps(noise=2), "fc": RNG.normal(size=(8, 2, 1, 12)).astype(np.float32)},
         labels=["cat", "dog"] * 4,
         noise=(0.0, 0.3),
@@ -111,6 +116,90 @@ def test_saved_results_are_taken_where_they_are_of_the_same_samples(store: Store
     stale = {name: one.assign(count=one["count"] - 1) for name, one in saved.items()}
     save_analysis(store.place, "held", stale, {"analysis": "robustness", "per": "layer", "top": 10, "nan": "skip"})
     assert gather(open_store(store.path)).reused == {}
+
+
+SAVED = {
+    "s": ["stats", "--by", "noise,channel"],
+    "h": ["hist", "--by", "noise"],
+    "t": ["top-samples", "--top", "7"],
+    "g": ["health"],
+    "r": ["robustness"],
+    "c": ["rank", "--per", "class", "--by", "precision", "--top", "8", "--held-out", "0.5"],
+    "a": ["similarity"],
+}
+
+
+def save(store: Store, name: str, words: list[str]) -> None:
+    done = CliRunner().invoke(app, [words[0], str(store.path), *words[1:], "--save", name])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def all_saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a store with all results."""
+    store = made(tmp_path_factory.mktemp("saved"))
+    for name, words in SAVED.items():
+        save(store, name, words)
+    return Path(store.path)
+
+
+@pytest.fixture
+def saved(all_saved: Path, tmp_path: Path) -> Store:
+    """A copy of it."""
+    return open_store(shutil.copytree(all_saved, tmp_path / "saved.zarr"))
+
+
+def test_a_store_that_holds_all_results_is_not_read(saved: Store) -> None:
+    with mock.patch("fmx.report.saved.saved_analyses", return_value=[]):
+        wanted = gather(saved)
+        assert wanted.reused == {}
+    with (
+        mock.patch("fmx.report.findings.overview", side_effect=AssertionError("it was read")),
+        mock.patch("fmx.report.findings.similarity", side_effect=AssertionError("it was read")),
+    ):
+        found = gather(saved)
+    names = {"statistics": "s, h", "top": "t", "health": "g", "robustness": "r", "classes": "c", "similarity": "a"}
+    assert found.reused == names
+    assert found.similarity is not None and wanted.similarity is not None
+    np.testing.assert_allclose(found.similarity["similarity"], wanted.similarity["similarity"])
+    for one, other in zip(found.layers, wanted.layers, strict=True):
+        assert one.whole == pytest.approx(other.whole, rel=1e-9, nan_ok=True)
+        assert one.counts.sum() == other.counts.sum()
+        assert one.strongest(9) == other.strongest(9)
+        assert one.channels is not None and other.channels is not None
+        np.testing.assert_allclose(one.channels["std"], other.channels["std"])
+        for part, least in (("top", "value"), ("robustness", "cosine"), ("classes", "channel"), ("health", "dead")):
+            np.testing.assert_allclose(getattr(one, part)[least], getattr(other, part)[least], err_msg=part)
+    text = shown(saved)
+    assert "taken from saved results" in text and "top samples: t" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "stands"),
+    [
+        (["top-samples", "--top", "3"], "top"),
+        (["top-samples", "--weakest"], "top"),
+        (["top-samples", "--noise", "0.3"], "top"),
+        (["health", "--noise", "0.3"], "health"),
+        (["health", "--per", "channel"], "health"),
+        (["rank", "--per", "class", "--by", "precision"], "classes"),
+        (["robustness", "--nan", "keep"], "robustness"),
+        (["similarity", "--method", "rsa"], "similarity"),
+        (["similarity", "--noise", "0.3"], "similarity"),
+        (["stats", "--by", "channel"], "statistics"),
+    ],
+)
+def test_results_of_something_else_are_left_alone(saved: Store, words: list[str], stands: str) -> None:
+    save(saved, next(name for name, own in SAVED.items() if own[0] == words[0]), words)
+    found = gather(open_store(saved.path))
+    assert stands not in found.reused and len(found.reused) >= 4
+
+
+def test_results_of_fewer_samples_are_made_again(saved: Store) -> None:
+    first = saved.complete.copy()
+    first[4:] = False
+    with mock.patch.dict(vars(saved), complete=first):
+        assert gather(saved, allow_partial=True).reused == {}
 
 
 def test_strongest_channels_come_first(store: Store) -> None:

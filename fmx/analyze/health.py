@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.analyze.batches import channel_batches
-from fmx.analyze.parts import Part, check_complete, find_level
+from fmx.analyze.parts import Part, check_complete, find_level, noise_levels
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
 from fmx.reduce import Moments, Reducer, State
@@ -33,29 +33,50 @@ MOST_CHANNELS = 8192
 MEANINGS = {
     "dead": "dead channels say nothing: learning rate too high, bad initialisation, or inputs unlike the training data",
     "always on": "channels that are never 0 behind a ReLU act as linear ones: a bias that is too large",
-    "saturated": "values pile up at the largest one: clipped or squashed, where gradients vanish",
-    "duplicates": "channels that do the same: the layer is wider than it has to be, and can be pruned",
-    "mean": "means far from 0.1 to 2.0: inputs preprocessed in another way than in training, or missing normalisation",
+    "saturated": "at least half of a channel's values are its largest one: clipped or squashed, where gradients vanish",
+    "duplicates": "channels that do the same (|r| ≥ 0.98): the layer is wider than it has to be, and can be pruned",
+    "mean": "mean absolute activations outside 0.1 to 2.0: inputs preprocessed in another way than in training, or "
+    "missing normalisation",
     "sparsity": "30 to 70 % zeros are usual behind a ReLU: more lets little through, less selects little",
-    "spread": "all channels have much the same mean: little is told apart, as in layers that are not trained",
+    "spread": "the standard deviation of the channels' means is below a tenth of their mean: little is told apart, as "
+    "in layers that are not trained",
     "not finite": "NaN or infinite values: an overflow in the model or in the stored type",
 }
+# What each channel is that is counted; a whole statement behind "whether the channel" and "channels of which each".
+_STATES = {
+    "dead": "is dead: it has no value above 0 (max ≤ 0) if the layer has none below 0, else the same value everywhere "
+    "(min = max)",
+    "always_on": "is always on: it is never 0 (sparsity = 0), while the layer has no values below 0, as behind a ReLU, "
+    "and at least 1 % of all its values are 0",
+    "saturated": "is saturated: at least 50 % of its finite values are equal to its largest one (at_max ≥ 0.5), and it "
+    "is not constant",
+    "duplicate": "does the same as another one of the layer: Pearson's |r| ≥ 0.98 over 16 evenly spaced values "
+    "(positions, timesteps) of each sample",
+}
 _CHANNEL = {
-    "mean": "mean of the finite values",
-    "magnitude": "mean of the absolute values",
-    "sparsity": "share of the finite values that are exactly 0",
-    "min": "smallest finite value",
-    "max": "largest finite value",
-    "dead": "never above 0 in a layer without negative values; the same value everywhere in others",
-    "always_on": "never 0, in a layer without negative values of which at least 1 % are 0",
-    "at_max": "share of the values that are exactly the channel's largest one, where that is not 0",
-    "saturated": "whether that is at least half of them, in a channel that is not constant",
-    "twin": "channel with the largest absolute correlation to this one; -1 where there is none",
-    "correlation": "Pearson's correlation with it, over 16 evenly spaced values (positions, timesteps) of each sample; "
-    "NaN where this channel is constant there",
-    "duplicate": "whether the absolute correlation is at least 0.98",
-    "nan": "values that are not a number",
-    "inf": "values that are infinite",
+    "mean": "mean of the channel's finite values, Σx / n",
+    "magnitude": "mean absolute activation of the channel, Σ|x| / n over its finite values",
+    "sparsity": "share of the channel's finite values that are exactly 0",
+    "min": "smallest finite value of the channel",
+    "max": "largest finite value of the channel",
+    "at_max": "share of the channel's finite values that are equal to its largest one; 0 where that is 0",
+    "twin": "number of the channel that has the largest absolute correlation with this one; -1 where there is none",
+    "correlation": "Pearson's correlation of the channel with its twin over 16 evenly spaced values (positions, "
+    "timesteps) of each sample; NaN where the channel is constant there",
+    **{name: f"whether the channel {text}" for name, text in _STATES.items()},
+    "nan": "values of the channel that are not a number",
+    "inf": "values of the channel that are infinite",
+}
+_LAYER = {
+    "channels": "number of channels of the layer",
+    **{name: f"number of channels of which each {text}" for name, text in _STATES.items()},
+    "mean": "mean activation of the layer: mean over its channels of Σx / n",
+    "magnitude": "mean absolute activation of the layer: mean over its channels of Σ|x| / n; 0.1 to 2.0 are usual",
+    "sparsity": "share of the layer's finite values that are exactly 0; 0.3 to 0.7 are usual behind a ReLU",
+    "channel_variance": "population variance of the means of the layer's channels",
+    "nan": "values of the layer that are not a number",
+    "inf": "values of the layer that are infinite",
+    "verdict": "what is outside of the usual ranges, in words; 'nothing unusual' where nothing is",
 }
 
 
@@ -133,7 +154,7 @@ class Gathered:
         inside = np.stack(np.unravel_index(flat, shape), axis=1)
         # Noise is the first of the axes that are summed up, and one level of it is read.
         positions = np.concatenate([np.full((len(flat), 1), part.level or 0), inside], axis=1)
-        self.data = store.layer(info.name)
+        self.data = store.layer(info.name).assign_attrs(noise=float(noise_levels(store)[part.level or 0]))
         self.places = Places(positions)
         self.pairs = _Pairs(array.sizes["channel"])
         self.states: dict[str, Any] = {}
@@ -245,13 +266,7 @@ def of_layer(channels: xr.Dataset) -> xr.Dataset:
     values |= {name: int(channels[name].sum()) for name in ("nan", "inf")}
     flags = _flags(values, rectified=bool(channels.attrs["rectified"]))
     values["verdict"] = "; ".join(flags.values()) or "nothing unusual"
-    about = {
-        "channels": "number of channels",
-        "channel_variance": "variance of the channels' means",
-        "verdict": "what is outside of the usual ranges",
-        **{name: f"channels: {_CHANNEL[name]}" for name in ("dead", "always_on", "saturated", "duplicate")},
-    }
-    variables = {name: ((), v, {"definition": about.get(name, _CHANNEL.get(name, ""))}) for name, v in values.items()}
+    variables = {name: ((), value, {"definition": _LAYER[name]}) for name, value in values.items()}
     return xr.Dataset(variables, attrs={**channels.attrs, "flags": ", ".join(flags)})
 
 

@@ -116,6 +116,8 @@ def save(store: Store, name: str | None, results: Mapping[str, xr.Dataset], sett
             f"Results of {size / 1e9:.1f} GB are not saved in the store: write them to files with -o FOLDER."
         )
     plain = {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool)}
+    # By this results are later known to be of all that is there.
+    plain["complete_samples"] = int(store.complete.sum())
     save_analysis(store.place, name, results, plain)
     note(f"saved as {name}: fmx export {store.path} --analysis {name} -o tables")
 

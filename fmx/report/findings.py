@@ -1,4 +1,4 @@
-"""What the report says: the analyses of a store, several of them in one read, and those that can't be made."""
+"""What the report says: the analyses of a store, those of a layer in one read, and those that can't be made."""
 
 from __future__ import annotations
 
@@ -10,56 +10,31 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from fmx.analyze import ReceptiveField, health, rank, similarity, top_samples
-from fmx.analyze.batches import merge_along
-from fmx.analyze.parts import Part, check_complete, clean_level, find_level, noise_levels
-from fmx.analyze.store_reduce import reduce_store
+from fmx.analyze import ReceptiveField, similarity
+from fmx.analyze.class_profile import Ranking, settle
+from fmx.analyze.overview import PARTS, Overview, Questions, overview
+from fmx.analyze.parts import check_complete, clean_level, find_level, noise_levels
+from fmx.analyze.receptive import add_boxes
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
-from fmx.reduce import Histogram, Moments, NoisePairs, Reducer
-from fmx.report.saved import saved_result
+from fmx.report.saved import METRIC, TOP_OF_CLASS, TOP_SAMPLES, SavedFindings
 from fmx.store import Store
 
 __all__ = ["Findings", "LayerFindings", "gather"]
 
 BINS = 48
-TOP_SAMPLES = 6
-TOP_OF_CLASS = 5
-# Of more samples, so many that are drawn at random tell how alike layers are.
-MOST_COMPARED = 1000
 HELD_OUT = 0.5
+# Samples, drawn at random where there are more, that tell how alike layers are: as many as are compared in seconds.
+COMPARED = (256, 512)
+MOST_PRODUCTS = 2e11
 
 
 @dataclass
-class LayerFindings:
-    """What is known of one layer.
+class LayerFindings(Overview):
+    """What is known of one layer: what `fmx.analyze.overview.Overview` has, and its name and shape."""
 
-    Attributes
-    ----------
-    info : LayerInfo
-    whole : mapping of str to float
-        Moments of all values, as `fmx.reduce.Moments` names them.
-    channels : xarray.Dataset or None
-        The same (channel); None for layers without channels.
-    counts, edges : array (bin,), array (edge,)
-        Histogram of all values.
-    top : xarray.Dataset or None
-        What `fmx.analyze.top_samples` gives.
-    health, robustness, classes : xarray.Dataset or None
-        Per layer; the top channels of each class.
-    """
-
-    info: LayerInfo
-    whole: Mapping[str, float]
-    counts: NDArray[np.int64]
-    edges: NDArray[np.float64]
-    channels: xr.Dataset | None = None
-    top: xr.Dataset | None = None
-    health: xr.Dataset | None = None
-    robustness: xr.Dataset | None = None
-    classes: xr.Dataset | None = None
+    info: LayerInfo = field(kw_only=True)
 
     def strongest(self, count: int) -> list[int]:
         """Number the channels whose top samples excite them most: by the mean of their listed values."""
@@ -141,13 +116,13 @@ def gather(
     found = Findings(store, [], float(noise_levels(store)[level]))
     check_classes(found)
     check_noise(found)
+    work = _Work(found, level, SavedFindings(store, level, held_out(found)), _ranking(found, allow_partial))
     within = reading or (lambda _: nullcontext())
-    # Layer by layer, so that what is read for one part is still in memory for the next.
     for i, info in enumerate(chosen, start=1):
-        with within(f"{info.name} ({i} of {len(chosen)})"):
-            found.layers.append(_Work(found, info, level, allow_partial, dict(fields or {})).done())
+        with within(f"{info.name} ({i} of {len(chosen)})"), found.timed("layers"):
+            found.layers.append(work.of(info, (fields or {}).get(info.name)))
     with within("similarity"), found.timed("similarity"):
-        compare_layers(found, allow_partial)
+        compare_layers(found, work.saved, allow_partial)
     return found
 
 
@@ -169,21 +144,47 @@ def check_classes(found: Findings) -> None:
         found.missing["classes"] = f"All samples have the label {names[0]}: classes take two labels."
 
 
-def compare_layers(found: Findings, allow_partial: bool) -> None:
+def held_out(found: Findings) -> float:
+    """Say which share of each class's samples is kept for a test: none where a class has fewer than four."""
+    return HELD_OUT if np.unique(_labels(found.store), return_counts=True)[1].min() >= 4 else 0.0
+
+
+def _ranking(found: Findings, allow_partial: bool) -> Ranking | None:
+    if "classes" in found.missing:
+        return None
+    how: Any = {"metric": METRIC, "noise": found.noise, "held_out": held_out(found)}
+    return settle(found.store, allow_partial=allow_partial, **how)
+
+
+def compare_layers(found: Findings, saved: SavedFindings, allow_partial: bool) -> None:
     """Compare all pairs of layers, or say why they can't be."""
     count, names = int(found.store.complete.sum()), [one.info.name for one in found.layers]
     if len(names) < 2:
         found.missing["similarity"] = "There is one layer, and nothing to compare it with."
-    elif count < 4:
+        return
+    if count < 4:
         found.missing["similarity"] = f"Unbiased CKA takes 4 samples, and the store has {count}."
-    else:
-        some = MOST_COMPARED if count > MOST_COMPARED else None
-        try:
-            found.similarity = similarity(
-                found.store, layers=names, noise=found.noise, samples=some, allow_partial=allow_partial
-            )
-        except FmxError as error:
-            found.missing["similarity"] = str(error)
+        return
+    kept = saved.similarity(names)
+    if kept is not None:
+        found.reused["similarity"], found.similarity = kept
+        return
+    try:
+        found.similarity = similarity(
+            found.store,
+            layers=names,
+            noise=found.noise,
+            samples=samples_compared(found.store, names),
+            allow_partial=allow_partial,
+        )
+    except FmxError as error:
+        found.missing["similarity"] = str(error)
+
+
+def samples_compared(store: Store, names: Iterable[str]) -> int:
+    """Say of how many samples all pairs of layers are compared: fewer where layers are large."""
+    features = sum(store.activation(name)[0, 0].size for name in names)
+    return int(np.clip((MOST_PRODUCTS / max(features, 1)) ** 0.5, *COMPARED))
 
 
 def _labels(store: Store) -> list[str]:
@@ -192,72 +193,32 @@ def _labels(store: Store) -> list[str]:
 
 @dataclass
 class _Work:
-    """The analyses of one layer."""
+    """The analyses of layers, in one read each; what the store holds already is not made again."""
 
     found: Findings
-    info: LayerInfo
     level: int
-    partial: bool
-    fields: Mapping[str, ReceptiveField]
+    saved: SavedFindings
+    ranking: Ranking | None
 
-    def done(self) -> LayerFindings:
-        """Make all that can be made."""
-        with self.found.timed("statistics"):
-            one = self.statistics()
-        if "channel" not in self.info.dims:
-            return one
-        name = self.info.name
-        common: dict[str, Any] = {
-            "layers": [name],
-            "noise": self.found.noise,
-            "allow_partial": self.partial,
-        }
-        with self.found.timed("top samples"):
-            field = {name: self.fields[name]} if name in self.fields else {}
-            one.top = top_samples(self.found.store, k=TOP_SAMPLES, fields=field, **common)[name]
-        with self.found.timed("health"):
-            one.health = health(self.found.store, **common)[name]
-        if "robustness" not in self.found.missing:
-            with self.found.timed("robustness"):
-                one.robustness = self.robustness()
-        if "classes" not in self.found.missing:
-            with self.found.timed("classes"):
-                held = HELD_OUT if np.unique(_labels(self.found.store), return_counts=True)[1].min() >= 4 else 0.0
-                more: dict[str, Any] = {"metric": "precision", "top": TOP_OF_CLASS, "held_out": held}
-                one.classes = rank(self.found.store, per="class", **more, **common)[name]
-        return one
-
-    def statistics(self) -> LayerFindings:
-        """Describe channels and count values in one read; those of the layer are the channels' states merged."""
-        reducers: dict[str, Reducer] = {"s": Moments(), "h": Histogram(BINS)}
-        by = ["channel"] if "channel" in self.info.dims else []
-        part = Part(level=self.level)
-        own = reduce_store(self.found.store, reducers, layers=[self.info.name], by=by, part=part)[self.info.name]
-        per = {name: np.atleast_1d(own[name].values) for name in reducers}
-        merged = {name: merge_along(reducer, per[name]) for name, reducer in reducers.items()}
-        whole = {name: float(v) for name, v in reducers["s"].finalize(merged["s"]).items()}
-        shape = reducers["h"].finalize(merged["h"])
-        one = LayerFindings(self.info, whole, shape["counts"], shape["edges"])
-        if by:
-            values = {name: ("channel", v) for name, v in reducers["s"].finalize(per["s"]).items()}
-            one.channels = xr.Dataset(values, coords={"channel": own["channel"].values})
-        return one
-
-    def robustness(self) -> xr.Dataset:
-        """Compare levels as `fmx.analyze.robustness` does, without what it tells sample by sample; or take its own."""
-        store, name = self.found.store, self.info.name
-        levels = noise_levels(store)
-        pairs = int(store.complete.sum()) * store.activation(name).sizes["timestep"] * int(np.prod(self.info.shape))
-
-        def whole(one: xr.Dataset) -> bool:
-            """Whether results are of all that is in the store now."""
-            return bool(((one["count"] + one["lost"]) == pairs).all())
-
-        kept = saved_result(store, "robustness", name, {"per": "layer", "nan": "skip"}, whole)
-        if kept is not None:
-            self.found.reused["robustness"] = kept[0]
-            return kept[1]
-        reducer = NoisePairs(len(levels), clean_level(store) or 0)
-        states = reduce_store(store, {"r": reducer}, layers=[name], by=["channel"])[name]["r"].values
-        values = reducer.finalize(merge_along(reducer, states))
-        return xr.Dataset({k: ("noise", v) for k, v in values.items()}, coords={"noise": levels})
+    def of(self, info: LayerInfo, seen: ReceptiveField | None) -> LayerFindings:
+        """Make all that can be made of a layer."""
+        wanted = [part for part in PARTS if part not in self.found.missing and "channel" in info.dims]
+        kept = {part: one for part in wanted if (one := self.saved.part(part, info)) is not None}
+        described = self.saved.statistics(info) if len(kept) == len(wanted) else None
+        if described is None:
+            asked = Questions(
+                level=self.level,
+                parts=[part for part in wanted if part not in kept],
+                bins=BINS,
+                top=TOP_SAMPLES,
+                ranking=self.ranking,
+                top_of_class=TOP_OF_CLASS,
+            )
+            one = overview(self.found.store, info, asked, field=seen)
+        else:
+            self.found.reused["statistics"], one = described
+        for part, (name, results) in kept.items():
+            self.found.reused[part] = name
+            boxes = part == "top" and seen is not None and "y" in results
+            setattr(one, part, add_boxes(results, seen) if boxes and seen else results)
+        return LayerFindings(**vars(one), info=info)

@@ -36,6 +36,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 MOST_SHOWN, FEWEST_OF_LAYER, MOST_OF_LAYER = 160, 3, 12
 MOST_WITH_FEATURES = 8
 MOST_CLASSES = 40
+_PARTS = {"top": "top samples", "robustness": "noise"}
 
 
 @dataclass
@@ -100,7 +101,6 @@ class Page:
     classes: Any = None
     classes_told: str = ""
     robustness: Any = None
-    reused: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -139,8 +139,10 @@ def page_of(found: Findings, album: Album, settings: PageSettings, model: Model 
         partial=f"{done} of {total} samples" if done < total else "",
         noise=found.noise,
         missing=found.missing,
-        reused=found.reused,
     )
+    if found.reused:
+        told = [f"{_PARTS.get(part, part)}: {name}" for part, name in found.reused.items()]
+        page.notes.append(f"Some is taken from saved results: {'; '.join(told)}")
     if maker is not None:
         page.notes += maker.notes
         if maker.late:
