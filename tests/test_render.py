@@ -540,9 +540,10 @@ class TestText:
     def test_what_the_font_lacks(self):
         assert plain("a – b−c\nd×2") == "a - b-c dx2"
         assert plain("Ka\u0308se кот γάτα") == "Käse кот γάτα"
-        assert plain("猫 cat \u1e9b\u0323") == "? cat \u1e9b\u0323"
+        # Letters that no machine has a font for.
+        assert plain("\U0001fffe \u0007 cat \u1e9b\u0323 \ue123") == "[1FFFE] [0007] cat \u1e9b\u0323 [E123]"
         missing = text_picture("\uffff", 12)
-        assert (text_picture("?", 12) == missing).all()
+        assert (text_picture("[FFFF]", 12) == missing).all()
 
     @pytest.mark.parametrize("size", [10, 12, 17, 36])
     def test_letters_beyond_english_are_drawn(self, size):

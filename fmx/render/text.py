@@ -1,19 +1,22 @@
 """Text on pictures: measuring, shortening, wrapping, drawing.
 
 The font is the one that comes with Pillow. It has the letters of English; a line with others is drawn in DejaVu Sans,
-which comes with Matplotlib and also has those of most of Europe and the Near East.
+which comes with Matplotlib and also has those of most of Europe and the Near East, and what that lacks in other fonts.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from fmx.render.fonts import dejavu_file, drawable, font_with, letters_of
 
 __all__ = [
     "INK",
@@ -36,45 +39,30 @@ _INSTEAD = {"–": "-", "—": "-", "−": "-", "×": "x", "µ": "u"}
 
 
 @lru_cache(maxsize=64)
-def _font(size: int, wide: bool = False) -> ImageFont.FreeTypeFont:
-    if wide:
-        # The basic layout is the same everywhere; the other one depends on a library of the system.
-        return ImageFont.truetype(_wide_font(), size, layout_engine=ImageFont.Layout.BASIC)
+def _font(size: int, file: str = "") -> ImageFont.FreeTypeFont:
+    # The basic layout is the same everywhere; the other one depends on a library of the system.
+    if file:
+        return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
-@cache
-def _wide_font() -> str:
-    import matplotlib as mpl
-
-    return str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-@cache
-def _wide_letters() -> frozenset[str]:
-    from matplotlib.ft2font import FT2Font
-
-    return frozenset(chr(code) for code in FT2Font(_wide_font()).get_charmap() if code >= 32)
-
-
-def _is_wide(plain_text: str) -> bool:
-    return not _KNOWN.issuperset(plain_text)
-
-
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """Replace what no font can draw by its letter without accents, or by ``?``, and line breaks by a space."""
+    """Replace what no font can draw: see `fmx.render.fonts.drawable`."""
     text = unicodedata.normalize("NFC", "".join(_INSTEAD.get(c, " " if c.isspace() else c) for c in text))
-    if _KNOWN.issuperset(text):
-        return text
-    letters = _KNOWN | _wide_letters()
-    drawn = []
-    for c in text:
-        kept = c if c in letters else "".join(k for k in unicodedata.normalize("NFKD", c) if k in letters)
-        drawn.append(kept or "?")
-    return "".join(drawn)
+    return text if _KNOWN.issuperset(text) else drawable(text)
+
+
+def _runs(plain_text: str) -> list[tuple[str, str]]:
+    """Part a text by the files of the fonts that it is drawn in."""
+    if _KNOWN.issuperset(plain_text):
+        return [("", plain_text)]
+    usual = letters_of(dejavu_file())
+    files = [dejavu_file() if c in usual else font_with(c) or dejavu_file() for c in plain_text]
+    parts = groupby(zip(files, plain_text, strict=True), key=itemgetter(0))
+    return [(file, "".join(c for _, c in letters)) for file, letters in parts]
 
 
 def line_height(size: int) -> int:
@@ -86,8 +74,7 @@ def line_height(size: int) -> int:
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int) -> int:
     """Width in pixels of a line of text in a font size."""
-    text = plain(text)
-    return int(np.ceil(_font(size, _is_wide(text)).getlength(text)))
+    return int(np.ceil(sum(_font(size, file).getlength(run) for file, run in _runs(plain(text)))))
 
 
 def middle_ellipsis(text: str, width: int, size: int) -> str:
@@ -130,7 +117,11 @@ def text_picture(text: str, size: int, ink: int = INK) -> NDArray[np.uint8]:
     """Draw a line of text, antialiased, as gray values on white, (y, x), read-only."""
     text = plain(text)
     picture = Image.new("L", (max(text_width(text, size), 1), line_height(size)), 255)
-    ImageDraw.Draw(picture).text((0, 0), text, fill=ink, font=_font(size, _is_wide(text)))
+    pen, left, runs = ImageDraw.Draw(picture), 0.0, _runs(text)
+    baseline = _font(size, runs[0][0] and dejavu_file()).getmetrics()[0]
+    for file, run in runs:
+        pen.text((left, baseline), run, fill=ink, font=_font(size, file), anchor="ls")
+        left += _font(size, file).getlength(run)
     gray = np.array(picture, dtype=np.uint8)
     gray.setflags(write=False)
     return gray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fmx.render.fonts import DEJAVU
+
 __all__ = [
     "GREY",
     "INK",
@@ -26,10 +29,12 @@ __all__ = [
     "PlotFigure",
     "blank",
     "encoded",
+    "families",
     "in_style",
     "looks",
     "spread",
     "styled",
+    "use_font",
 ]
 
 MM = 1 / 25.4
@@ -42,7 +47,6 @@ _LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _DPI, _CLOUD_DPI = 200, 300
 
 _STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],
     "font.size": TEXT,
     "axes.titlesize": TEXT,
     "axes.titlelocation": "left",
@@ -92,6 +96,10 @@ _STYLE: dict[str, Any] = {
 }
 # Matplotlib keeps its settings in one place for the whole process.
 _LOCK = threading.RLock()
+_FONT_LOG = logging.getLogger("matplotlib.font_manager")
+_inside: list[bool] = []
+# Families by the files of fonts that letters were taken from.
+_further: dict[str, str] = {}
 
 P = ParamSpec("P")
 
@@ -102,8 +110,33 @@ def styled() -> Iterator[None]:
     settings: Any = mpl.rcParams
     with _LOCK, mpl.rc_context():
         mpl.rcdefaults()
-        settings.update(_STYLE)
-        yield
+        settings.update(_STYLE | {"font.family": families()})
+        before = _FONT_LOG.level
+        # It warns of every weight that a font of few letters lacks.
+        _FONT_LOG.setLevel(logging.ERROR)
+        _inside.append(True)
+        try:
+            yield
+        finally:
+            _inside.pop()
+            _FONT_LOG.setLevel(before)
+
+
+def families() -> list[str]:
+    """Name the fonts of texts: of the first that has a letter it is taken."""
+    return [DEJAVU, *_further.values()]
+
+
+def use_font(file: str) -> None:
+    """Take letters that the fonts so far lack from another one, from now on."""
+    from matplotlib import font_manager
+
+    if file in _further:
+        return
+    font_manager.fontManager.addfont(file)
+    _further[file] = font_manager.get_font(file).family_name
+    if _inside:
+        mpl.rcParams["font.family"] = families()
 
 
 class PlotFigure(Figure):

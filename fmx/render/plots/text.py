@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -11,28 +10,21 @@ import xarray as xr
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import RendererAgg
 
-from fmx.render.plots.style import MM, SMALL
+from fmx.render.fonts import dejavu_file, drawable, font_with, letters_of
+from fmx.render.plots.style import MM, SMALL, families, use_font
 
 __all__ = ["definitions", "line_height", "plain", "short", "short_names", "text_width", "wrapped"]
 
 _DPI = 200.0
 
 
-@cache
-def _letters() -> frozenset[int]:
-    path = font_manager.findfont(font_manager.FontProperties(family=["DejaVu Sans"]))
-    return frozenset(font_manager.get_font(path).get_charmap())
-
-
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """Take a text literally: dollars mean no formula, letters that the font lacks become ``?``, line breaks spaces."""
-    known = _letters()
-    kept = [
-        c if ord(c) in known and c.isprintable() else " " if c.isspace() else "?"
-        for c in unicodedata.normalize("NFC", text)
-    ]
-    found = "".join(kept).replace("$", r"\$")
+    """Take a text literally: dollars mean no formula; what no font can draw: see `fmx.render.fonts.drawable`."""
+    kept = drawable(text)
+    for c in set(kept) - letters_of(dejavu_file()):
+        use_font(str(font_with(c)))
+    found = kept.replace("$", r"\$")
     # A legend leaves out what begins with an underscore.
     return f"\u200b{found}" if found.startswith("_") else found
 
@@ -46,8 +38,10 @@ def _renderer() -> Any:
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Measure a line of text in mm."""
-    font = font_manager.FontProperties(family=["DejaVu Sans"], size=size, weight=weight)
-    width, _, _ = _renderer().get_text_width_height_descent(plain(text).replace(r"\$", "$"), font, False)
+    # First, as it finds out which fonts it takes.
+    literal = plain(text).replace(r"\$", "$")
+    font = font_manager.FontProperties(family=families(), size=size, weight=weight)
+    width, _, _ = _renderer().get_text_width_height_descent(literal, font, False)
     return float(width) / _DPI / MM
 
 
