@@ -22,6 +22,7 @@ from fmx.cli.app import app
 from fmx.errors import FmxError
 from fmx.report import gather, write_report
 from fmx.report.album import Album
+from fmx.report.facts import store_facts
 from fmx.report.page import PageSettings, page_of, render_page
 from fmx.store import Store, open_store, save_analysis
 
@@ -220,6 +221,13 @@ def test_the_page_says_what_made_the_store(store: Store) -> None:
     text = shown(store)
     for word in ("tests:net", "3×12×12", "2: cat, dog", "0, 0.3", "conv", "fc", "no spatial axes"):
         assert word in text
+
+
+def test_fmx_info_says_the_same(store: Store) -> None:
+    said = CliRunner().invoke(app, ["info", str(store.path)]).output
+    for facts in store_facts(store).values():
+        for name, value in facts.items():
+            assert re.search(rf"^{re.escape(name)} +{re.escape(value)}$", said, re.MULTILINE)
 
 
 def test_markup_in_names_stays_text(tmp_path: Path) -> None:

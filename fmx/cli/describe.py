@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fmx.cli.output import print_table, say
-from fmx.data import Preprocess
-from fmx.report.facts import engine_choice, noise_words
-from fmx.store import Store, layer_key, saved_analyses
+from fmx.report.facts import store_facts
+from fmx.store import Store, layer_key
 from fmx.store.schema import COUNTS
 
 __all__ = ["describe_store", "store_rows"]
@@ -49,56 +48,13 @@ def _chunks(store: Store, layer: str) -> tuple[int, ...]:
 
 def describe_store(store: Store) -> None:
     """Print what a store holds and how it was made."""
-    about = store.attributes
-    for name, value in _facts(store, about).items():
-        say(f"{name:<14}{value}")
+    facts = {name: value for group in store_facts(store).values() for name, value in group.items()}
+    width = max(map(len, facts)) + 1
+    for name, value in ({"store": facts["store"]} | facts).items():
+        say(f"{name:<{width}}{value}")
     say()
     rows = store_rows(store)
     if rows:
         headings = {"layer": "layer", "kind": "kind", "dims": "dims", "shape": "shape", "dtype": "dtype"}
         unusual = {what: what for what in COUNTS if any(row[what] for row in rows)}
         print_table([_shown(row) for row in rows], headings | {"chunks": "chunks", "mb": "MB"} | unusual)
-
-
-def _facts(store: Store, about: Any) -> dict[str, str]:
-    labels = sorted({str(v) for v in store.tree.to_dataset()["label"].values if str(v)})
-    done, total = int(store.complete.sum()), len(store.samples)
-    prepared = about["preprocessing"]
-    size = sum(size for _, size in store.place.list())
-    facts = {
-        "store": f"{store.path} (format {about['fmx_format']}, {size / 1e6:.1f} MB on disk)",
-        "model": f"{about['model']} (fingerprint {about['fingerprint'][:12]})",
-        "run by": f"{about['adapter']}: {about['engine']} on {about['device']}, batches of {about['batch_size']}",
-        "input": "×".join(map(str, about["input_shape"])),
-        "preprocessing": prepared if isinstance(prepared, str) else _prepared(prepared),
-        "samples": f"{total}" + (f" in {len(labels)} classes: {_some(labels)}" if labels else ""),
-        "noise": noise_words(store),
-        "timesteps": _timesteps(store, about),
-        "completeness": "complete" if done == total else f"partial: {done} of {total} samples",
-    }
-    if about.get("engine_notes"):
-        facts["engine choice"] = engine_choice(about["engine_notes"])
-    if about["skipped"]:
-        facts["left out"] = f"{len(about['skipped'])} unreadable: {_some(about['skipped'])}"
-    if saved := saved_analyses(store.place):
-        facts["results"] = _some(saved)
-    facts |= about.get("meta", {})
-    facts["versions"] = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-    return facts | {"note": "; ".join(about["notes"])} if about["notes"] else facts
-
-
-def _timesteps(store: Store, about: Any) -> str:
-    frames = about.get("frames", store.tree.sizes.get("timestep", 1))
-    rate = about.get("source", {}).get("fps")
-    if not isinstance(rate, int | float):
-        return str(frames)
-    every = "" if about["stride"] == 1 else f", one in {about['stride']} of a video's"
-    return f"{frames} (frames{every} at {rate:g} a second)"
-
-
-def _prepared(settings: Any) -> str:
-    return f"{Preprocess.from_settings(settings).describe()} ({settings['source']})"
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
