@@ -452,6 +452,19 @@ def test_one_sample_of_one_channel(tmp_path: Path) -> None:
     check_layout(plots.class_sums(sums))
 
 
+def test_usual_ranges_are_those_of_the_analysis(store: Any) -> None:
+    found = analyze.health(store, layers="features.1.conv")
+    figure = plots.health_summary(found)
+    spans = [[p.get_x(), p.get_x() + p.get_width()] for a in figure.axes[1:3] for p in a.patches]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(spans, [[0.1, 2.0], [30, 70]])
+    for dataset in found.values():
+        for name in ("magnitude", "sparsity"):
+            del dataset[name].attrs["usual"]
+    figure = plots.health_summary(found)
+    assert not any(a.patches for a in figure.axes[1:3])
+    assert "shaded" not in caption(figure).replace("numbers: channels, shaded", "")
+
+
 def test_names_are_taken_literally(tmp_path: Path) -> None:
     labels = ["$x_1$ and $y$", "_hidden", "\ue123", "two\nlines", "x" * 200]
     sums = xr.Dataset(

@@ -267,7 +267,10 @@ def of_layer(channels: xr.Dataset) -> xr.Dataset:
     flags = _flags(values, rectified=bool(channels.attrs["rectified"]))
     values["verdict"] = "; ".join(flags.values()) or "nothing unusual"
     variables = {name: ((), value, {"definition": _LAYER[name]}) for name, value in values.items()}
-    return xr.Dataset(variables, attrs={**channels.attrs, "flags": ", ".join(flags)})
+    found = xr.Dataset(variables, attrs={**channels.attrs, "flags": ", ".join(flags)})
+    # For those who draw them.
+    found["magnitude"].attrs["usual"], found["sparsity"].attrs["usual"] = list(MEAN_RANGE), list(SPARSITY_RANGE)
+    return found
 
 
 def _flags(found: dict[str, Any], *, rectified: bool) -> dict[str, str]:

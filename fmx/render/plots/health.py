@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 import xarray as xr
@@ -20,8 +20,6 @@ __all__ = ["health_summary"]
 _WHAT, _COMMAND = "health", "fmx health"
 _COUNTS = {"dead": "dead", "always_on": "always on", "saturated": "saturated", "duplicate": "duplicates"}
 _NEEDED = ("channels", *_COUNTS, "magnitude", "sparsity")
-# The usual ranges of `fmx.analyze.health`, which is no part of what draws.
-_MEAN_RANGE, _SPARSITY_RANGE = (0.1, 2.0), (0.3, 0.7)
 _MOST_NUMBERED = 60
 
 
@@ -54,24 +52,18 @@ def health_summary(
     counts = np.array([[float(d[name]) for name in _COUNTS] for d in health.values()])
     channels = np.array([float(d["channels"]) for d in health.values()])
     _table(table, counts, channels, page)
-    places = np.arange(len(health))
-    magnitude, sparsity = (np.array([float(d[name]) for d in health.values()]) for name in ("magnitude", "sparsity"))
     flags = [{flag.strip() for flag in str(d.attrs.get("flags", "")).split(",")} for d in health.values()]
-    _ranged(size, magnitude, places, _MEAN_RANGE, np.array(["mean" in own for own in flags]))
+    magnitude = np.array([float(d["magnitude"]) for d in health.values()])
+    usual = _ranged(size, health, "magnitude", 1, ["mean" in own for own in flags])
     positive = magnitude[np.isfinite(magnitude) & (magnitude > 0)]
     if len(positive):
-        decades(size.xaxis, np.append(positive, _MEAN_RANGE), page.width * 0.18)
+        decades(size.xaxis, np.append(positive, usual), page.width * 0.18)
     size.set_xlabel("mean size")
-    _ranged(
-        zeros,
-        100 * sparsity,
-        places,
-        tuple(100 * v for v in _SPARSITY_RANGE),
-        np.array(["sparsity" in o for o in flags]),
-    )
+    usual += _ranged(zeros, health, "sparsity", 100, ["sparsity" in own for own in flags])
     zeros.set_xlim(-4, 104)
     zeros.set_xlabel("zeros (%)")
-    page.note("shaded: usual ranges, rules of thumb (zeros: behind a ReLU); orange: outside of them")
+    shaded = "shaded: usual ranges, rules of thumb (zeros: behind a ReLU); orange: outside of them"
+    page.note(shaded if usual else "orange: outside of the usual ranges")
     broken = [name for name, d in health.items() if "nan" in d and int(d["nan"]) + int(d["inf"])]
     page.note(f"NaN or infinite values in {', '.join(broken)}" if broken else "")
     page.note(*definitions(some, _COUNTS))
@@ -104,8 +96,13 @@ def _table(axes: Axes, counts: NDArray[np.float64], channels: NDArray[np.float64
 
 
 def _ranged(
-    axes: Axes, values: NDArray[np.float64], places: NDArray[Any], usual: tuple[float, ...], flagged: Any
-) -> None:
-    axes.axvspan(usual[0], usual[1], color="#DCE9F2", linewidth=0, zorder=0)
+    axes: Axes, health: Mapping[str, xr.Dataset], name: str, factor: float, flagged: Sequence[bool]
+) -> list[float]:
+    """Draw a number of each layer over the range that is usual, and give this; results of old stores don't tell it."""
+    usual = [factor * float(end) for end in next(iter(health.values()))[name].attrs.get("usual", [])]
+    if usual:
+        axes.axvspan(usual[0], usual[1], color="#DCE9F2", linewidth=0, zorder=0)
     colours = np.where(flagged, OKABE_ITO[5], OKABE_ITO[0])
-    axes.scatter(values, places, s=14, c=colours, linewidths=0, zorder=3, gid="value")
+    values = np.array([factor * float(d[name]) for d in health.values()])
+    axes.scatter(values, np.arange(len(values)), s=14, c=colours, linewidths=0, zorder=3, gid="value")
+    return usual
