@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
@@ -13,59 +13,85 @@ from fmx.render.grid import grid_pages
 from fmx.render.normalise import value_ranges
 from fmx.render.panels import overlay_figure
 from fmx.render.ranges import Ranging
-from fmx.render.selection import chosen_channels, combined, has_maps, read_maps, read_picture, said_channels
+from fmx.render.selection import Maps, chosen_channels, combined, has_maps, read_maps, read_picture, said_channels
 from fmx.render.single import map_frames
 from fmx.render.tone import PLAIN, Tone
 from fmx.store import Store
 
-__all__ = ["frames", "grid_frames", "overlay_frame"]
+__all__ = ["FrameLook", "GridLook", "Picked", "frames", "grid_frames", "overlay_frame"]
 
 
-def grid_frames(
-    store: Store,
-    *,
-    layer: str,
-    sample: str | int = 0,
-    noise: float = 0.0,
-    timestep: int = 0,
-    channels: Sequence[int] | None = None,
-    order: str = "index",
-    normalisation: str = "filter",
-    tone: Tone = PLAIN,
-    ranging: Ranging | None = None,
-    **look: Any,
-) -> Iterator[Frame]:
-    """Draw a layer's maps for one sample, a page of 8×8 at a time; a layer without maps as bars.
+class Picked(TypedDict, total=False):
+    """Which maps of a store are drawn, and over which range.
 
-    Parameters
+    Attributes
     ----------
-    store : Store
     layer : str
+        The only one that has to be given.
     sample : str or int
-        Id, end of an id, or position.
+        Id, end of an id, or position; the first where left out.
     noise, timestep
-        Labels of the activations.
-    channels : sequence of int, optional
-        Numbers of those to show, in this order.
+        Labels of the activations; 0 where left out.
+    channels : sequence of int
+        Numbers of those to show, in this order; all where left out.
     order : str
         Order of the channels where none are given: see `fmx.render.selection.channel_order`.
     normalisation : str
         Whose range of values the colours span: see `fmx.render.ranges.NORMALISATIONS`.
     tone : Tone
         Clipping, symmetry about 0, equalization and gamma.
-    ranging : Ranging, optional
+    ranging : Ranging
         In place of the last two, to share it with further pictures.
-    **look
-        Passed on to `grid_pages`.
+    """
+
+    layer: Required[str]
+    sample: str | int
+    noise: float
+    timestep: int
+    channels: Sequence[int] | None
+    order: str
+    normalisation: str
+    tone: Tone
+    ranging: Ranging | None
+
+
+class GridLook(Picked, total=False):
+    """What `grid_frames` takes besides: see `fmx.render.grid.grid_pages`."""
+
+    rows: int
+    columns: int
+    scale: int | None
+    interpolation: str
+    cmap: str
+    legend: bool
+
+
+class FrameLook(Picked, total=False):
+    """What `frames` takes besides: see `fmx.render.single.map_frames`."""
+
+    size: int | tuple[int, int] | None
+    scale: int | None
+    interpolation: str
+    cmap: str
+    legend: bool
+
+
+def grid_frames(store: Store, **given: Unpack[GridLook]) -> Iterator[Frame]:
+    """Draw a layer's maps for one sample, a page of 8×8 at a time; a layer without maps as bars.
+
+    Parameters
+    ----------
+    store : Store
+    **given
+        See `Picked` and `fmx.render.grid.grid_pages`.
 
     Raises
     ------
     FmxError
         The store has no such layer, sample, level, timestep, channel, order or normalisation.
     """
-    maps = read_maps(store, layer, store.find_sample(str(sample)), noise, timestep)
-    ranging = ranging or Ranging(store, [layer], normalisation, tone)
-    shown = chosen_channels(store, maps, channels, order)
+    maps, shown, ranging, look = _pick(store, given)
+    layer, order, channels = given["layer"], given.get("order", "index"), given.get("channels")
     ranges = ranging.of(layer, maps.sample, maps.values)
     if maps.reduced.startswith("no spatial axes") and ranging.name == "filter":
         # A value is no range: colours then go with the heights of the bars.
@@ -89,7 +115,7 @@ def grid_frames(
         maps.values,
         layer=layer,
         sample=maps.sample,
-        noise=noise,
+        noise=maps.noise,
         timestep=maps.timestep,
         channels=shown,
         normalisation=ranging.name,
@@ -101,25 +127,20 @@ def grid_frames(
     )
 
 
-def frames(
-    store: Store,
-    *,
-    layer: str,
-    sample: str | int = 0,
-    noise: float = 0.0,
-    timestep: int = 0,
-    channels: Sequence[int] | None = None,
-    order: str = "index",
-    normalisation: str = "filter",
-    tone: Tone = PLAIN,
-    ranging: Ranging | None = None,
-    **look: Any,
-) -> Iterator[Frame]:
-    """Draw a layer's maps for one sample, a picture each; as `grid_frames`, `look` is passed on to `map_frames`."""
-    maps = read_maps(store, layer, store.find_sample(str(sample)), noise, timestep)
-    ranging = ranging or Ranging(store, [layer], normalisation, tone)
-    shown = chosen_channels(store, maps, channels, order)
+def frames(store: Store, **given: Unpack[FrameLook]) -> Iterator[Frame]:
+    """Draw a layer's maps for one sample, a picture each: see `Picked` and `fmx.render.single.map_frames`."""
+    maps, shown, ranging, look = _pick(store, given)
     yield from map_frames(maps, shown, ranging, **look)
+
+
+def _pick(store: Store, given: Picked) -> tuple[Maps, list[int], Ranging, dict[str, Any]]:
+    """Read the maps, and find the positions of the channels, the ranges, and what is left for those who draw."""
+    layer, tone = given["layer"], given.get("tone", PLAIN)
+    sample = store.find_sample(str(given.get("sample", 0)))
+    maps = read_maps(store, layer, sample, given.get("noise", 0.0), given.get("timestep", 0))
+    ranging = given.get("ranging") or Ranging(store, [layer], given.get("normalisation", "filter"), tone)
+    shown = chosen_channels(store, maps, given.get("channels"), given.get("order", "index"))
+    return maps, shown, ranging, {key: value for key, value in given.items() if key not in Picked.__annotations__}
 
 
 def overlay_frame(
