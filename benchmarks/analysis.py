@@ -1,63 +1,52 @@
 """How fast summaries of a store are, beside reading it and beside xarray with Dask, and how much memory they take.
 
     python benchmarks/analysis.py                   rates, on a store of ReLU-like maps made for it
+    python benchmarks/analysis.py --noise           rates of comparing four noise levels with the clean one
     python benchmarks/analysis.py --memory          peak memory at one and at four times that size
 
-The store has the shapes of ResNet-18's layer1 to layer4 and lz4 chunks, 1.5 MB a sample. Machines are noisy and differ:
-read the ratios, which are taken round by round. Contenders run in turn within a round.
+The store has the shapes of ResNet-18's layer1 to layer4 and lz4 chunks, 1.5 MB a sample and noise level. Machines are
+noisy and differ: read the ratios, which are taken round by round. Contenders run in turn within a round.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 from printed import peak_rows, print_rows
+from stores import print_peak, read, write_store
 
 SHAPES = {"layer1": (64, 56, 56), "layer2": (128, 28, 28), "layer3": (256, 14, 14), "layer4": (512, 7, 7)}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 64
 
 
-def make_store(path: Path, samples: int) -> None:
+def make_store(path: Path, samples: int, noise: Sequence[float] = (0.0,)) -> None:
     """Write smooth maps of which a ReLU has cut off one half, each channel of another size."""
-    from fmx.layers import LayerInfo
-    from fmx.store import StorePlan, StoreWriter
-
-    layers = [LayerInfo(name, "ReLU", ("channel", "y", "x"), shape, "float32") for name, shape in SHAPES.items()]
-    ids = [str(i) for i in range(samples)]
-    plan = StorePlan(ids, ids, ids, [0.0], layers, {"layers": list(SHAPES)})
     rng = np.random.default_rng(0)
     scales = {name: np.exp(rng.normal(size=(shape[0], 1, 1))).astype(np.float32) for name, shape in SHAPES.items()}
-    with StoreWriter(path, plan) as writer:
-        for unit in plan.units():
-            writer.start_unit(unit)
-            for name, shape in SHAPES.items():
-                values = rng.standard_normal((len(unit), *shape), dtype=np.float32)
-                writer.put(name, slice(0, len(unit)), np.maximum(values * scales[name], 0), noise=0)
-            writer.finish_unit(unit)
+
+    def make(count: int) -> Iterator[tuple[str, int, np.ndarray]]:
+        for name, shape in SHAPES.items():
+            clean = rng.standard_normal((count, *shape), dtype=np.float32)
+            for number, level in enumerate(noise):
+                values = clean + np.float32(level) * rng.standard_normal(clean.shape, np.float32) if level else clean
+                yield name, number, np.maximum(values * scales[name], 0)
+
+    write_store(path, samples, SHAPES, make, noise)
 
 
-def read(path: Path) -> None:
-    """Read and decompress every chunk with xarray and Dask, and drop it."""
-    import dask
-
+def robust(path: Path) -> None:
+    """Compare noise levels with the clean one with fmx, sample by sample and channel by channel."""
     import fmx
 
-    store = fmx.open_store(path)
-    arrays = [store.activation(layer.name).data for layer in store.layers]
-
-    def drop(block: np.ndarray) -> np.ndarray:
-        return np.zeros((1,) * block.ndim, np.int8)
-
-    dask.compute([a.map_blocks(drop, dtype=np.int8, chunks=(1,) * a.ndim) for a in arrays])
+    fmx.analyze.robustness(fmx.open_store(path))
 
 
 def together(path: Path) -> None:
@@ -111,6 +100,8 @@ def histograms(array: Any, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return source.map_blocks(count, dtype=np.int64, chunks=chunks).sum(axis=(0, 1, 2, 5)).compute()
 
 
+LEVELS = (0.0, 0.1, 0.2, 0.4, 0.8)
+OF_NOISE: dict[str, Callable[[Path], None]] = {"read and decompress": read, "fmx, robustness": robust}
 CONTENDERS: dict[str, Callable[[Path], None]] = {
     "read and decompress": read,
     "fmx, all summaries": together,
@@ -118,13 +109,15 @@ CONTENDERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def rates(path: Path, rounds: int, *, slow: bool) -> list[dict[str, object]]:
-    """Time all contenders in turn, round after round."""
-    size = sum(np.prod(shape) * 4 for shape in SHAPES.values()) * count_samples(path)
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    work: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+def rates(
+    path: Path, rounds: int, contenders: Mapping[str, Callable[[Path], None]], *, slow: bool
+) -> list[dict[str, object]]:
+    """Time contenders in turn, round after round."""
+    size = count_bytes(path)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    work: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
-        for name, run in CONTENDERS.items():
+        for name, run in contenders.items():
             start, used = time.perf_counter(), time.process_time()
             run(path)
             if number:  # the first round warms up and compiles
@@ -147,25 +140,12 @@ def rates(path: Path, rounds: int, *, slow: bool) -> list[dict[str, object]]:
     ]
 
 
-def count_samples(path: Path) -> int:
-    """Count the samples of a store."""
+def count_bytes(path: Path) -> int:
+    """Count the bytes of a store's activations."""
     import fmx
 
-    return len(fmx.open_store(path).samples)
-
-
-def peak_memory(path: Path) -> None:
-    """Take all summaries in this process and print what that added to its peak memory, in MB."""
-    import dask.array
-    import xarray
-
-    import fmx.analyze  # noqa: F401
-
-    assert dask.array, xarray
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    together(path)
-    top(path)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    store = fmx.open_store(path)
+    return sum(store.activation(layer.name).nbytes for layer in store.layers)
 
 
 def main() -> None:
@@ -174,19 +154,21 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=536, help="1.5 MB each (default: 536, 0.8 GB)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--noise", action="store_true", help="a fifth of the samples at five noise levels")
     parser.add_argument("--one-by-one", action="store_true", help="also time xarray with Dask, once: minutes")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one-peak", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one_peak:
-        peak_memory(asked.one_peak)
+        print_peak(lambda: (together(asked.one_peak), top(asked.one_peak)))
         return
     with tempfile.TemporaryDirectory(dir=".") as folder:
         if asked.memory:
             rows = peak_rows(__file__, make_store, Path(folder), [asked.samples, 4 * asked.samples])
         else:
-            make_store(Path(folder) / "a.zarr", asked.samples)
-            rows = rates(Path(folder) / "a.zarr", asked.rounds, slow=asked.one_by_one)
+            place = Path(folder) / "a.zarr"
+            make_store(place, asked.samples // (len(LEVELS) if asked.noise else 1), LEVELS if asked.noise else (0.0,))
+            rows = rates(place, asked.rounds, OF_NOISE if asked.noise else CONTENDERS, slow=asked.one_by_one)
     print_rows(rows, as_json=asked.json, width=28)
 
 

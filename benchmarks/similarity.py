@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from printed import peak_rows, print_rows
+from stores import print_peak, read, write_store
 
 SHAPES = [(16, 28, 28), (32, 14, 14), (64, 7, 7), (512,)]
 LAYERS = {f"block{i // 4}.{i % 4}": shape for i, shape in enumerate(s for s in SHAPES for _ in range(4))}
@@ -29,39 +29,16 @@ LAYERS = {f"block{i // 4}.{i % 4}": shape for i, shape in enumerate(s for s in S
 
 def make_store(path: Path, samples: int) -> None:
     """Write ReLU-like maps that have something in common from layer to layer."""
-    from fmx.layers import LayerInfo
-    from fmx.store import StorePlan, StoreWriter
-
-    def info(name: str, shape: tuple[int, ...]) -> LayerInfo:
-        return LayerInfo(name, "ReLU", ("channel", "y", "x")[: len(shape)], shape, "float32")
-
-    ids = [str(i) for i in range(samples)]
-    plan = StorePlan(ids, ids, ids, [0.0], [info(*item) for item in LAYERS.items()], {"layers": list(LAYERS)})
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal((8, *shape), dtype=np.float32) for name, shape in LAYERS.items()}
-    with StoreWriter(path, plan) as writer:
-        for unit in plan.units():
-            writer.start_unit(unit)
-            shared = rng.standard_normal((len(unit), 8), dtype=np.float32)
-            for name, shape in LAYERS.items():
-                values = np.tensordot(shared, weights[name], 1) + rng.standard_normal((len(unit), *shape), np.float32)
-                writer.put(name, slice(0, len(unit)), np.maximum(values, 0), noise=0)
-            writer.finish_unit(unit)
 
+    def make(count: int) -> Iterator[tuple[str, int, np.ndarray]]:
+        shared = rng.standard_normal((count, 8), dtype=np.float32)
+        for name, shape in LAYERS.items():
+            values = np.tensordot(shared, weights[name], 1) + rng.standard_normal((count, *shape), np.float32)
+            yield name, 0, np.maximum(values, 0)
 
-def read(path: Path) -> None:
-    """Read and decompress every chunk with xarray and Dask, and drop it."""
-    import dask
-
-    import fmx
-
-    store = fmx.open_store(path)
-    arrays = [store.activation(layer.name).data for layer in store.layers]
-
-    def drop(block: np.ndarray) -> np.ndarray:
-        return np.zeros((1,) * block.ndim, np.int8)
-
-    dask.compute([a.map_blocks(drop, dtype=np.int8, chunks=(1,) * a.ndim) for a in arrays])
+    write_store(path, samples, LAYERS, make)
 
 
 def grams(path: Path) -> None:
@@ -148,22 +125,6 @@ def rates(path: Path, rounds: int, pairs: int) -> list[dict[str, object]]:
     ]
 
 
-def peak_memory(path: Path) -> None:
-    """Compare all pairs in this process and print what that added to its peak memory, in MB."""
-    import dask.array
-    import threadpoolctl
-    import xarray
-
-    import fmx.analyze  # noqa: F401
-
-    assert dask.array
-    assert threadpoolctl
-    assert xarray
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    all_pairs(path)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
-
-
 def main() -> None:
     """Run what was asked for and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,7 +136,7 @@ def main() -> None:
     parser.add_argument("--one-peak", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one_peak:
-        peak_memory(asked.one_peak)
+        print_peak(lambda: all_pairs(asked.one_peak))
         return
     with tempfile.TemporaryDirectory(dir=".") as folder:
         if asked.memory:

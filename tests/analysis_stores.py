@@ -9,14 +9,16 @@ LEADING = ("sample", "noise", "timestep")
 LABELS = ["cat", "dog", "cat", "eel", "dog", "cat", "dog", "eel", "cat", "dog", "eel"]
 
 
-def write_store(path, values, labels=LABELS, noise=(0.0,), native=None, kinds=None, units=None, chunk_bytes=300):
+def write_store(
+    path, values, labels=LABELS, noise=(0.0,), native=None, kinds=None, units=None, chunk_bytes=300, more_labels=None
+):
     """Write arrays (sample, noise, timestep, …native) by layer into a store of small chunks; some units if so asked."""
     ids = [f"{label or 'all'}/{i}.png" for i, label in enumerate(labels)]
     about = {"input_shape": [3, 16, 12], "fingerprint": "none"}
     dims = {name: dims_of(array, name, native)[3:] for name, array in values.items()}
     return small_stores.write_store(
         path, values, ids=ids, labels=labels, noise=noise, chunk_bytes=chunk_bytes, units=units,
-        dims=dims, kinds=kinds, about=about,
+        dims=dims, kinds=kinds, about=about, more_labels=more_labels,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ def write_store(
     *,
     ids: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    more_labels: Mapping[str, Sequence[Any]] | None = None,
     noise: Sequence[float] = (0.0,),
     chunk_bytes: int = 400,
     unit: int = 4,
@@ -54,6 +55,7 @@ def write_store(
             {"layers": list(values), **(about or {})},
             timesteps=steps,
             picture=None if pictures is None else pictures.shape[2:],
+            more_labels=more_labels or {},
         )
         with StoreWriter(path, plan) as writer:
             every = writer.plan.units()

@@ -202,3 +202,11 @@ def test_mistakes(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FmxError, match="can't be written"):
         export_activations(store, tmp_path / "file", format="npy")
+
+
+def test_files_are_called_as_pictures_are_and_never_overwrite_each_other(tmp_path):
+    one = xr.Dataset({"v": ("channel", np.arange(3.0))})
+    layers = ["relu:2", "relu-2", "RELU:2", "torch/relu", ":"]
+    files = export_results({name: one + i for i, name in enumerate(layers)}, tmp_path)
+    assert [file.stem for file in files] == ["relu-2", "relu-2-2", "RELU-2-3", "torch-relu", "layer"]
+    assert [pd.read_csv(file)["v"][0] for file in files] == [0, 1, 2, 3, 4]

@@ -272,3 +272,43 @@ def test_one_row_for_each_class_and_sample(acts, cli):
     for _, own in itertools.groupby(found, key=lambda row: row["sample"]):
         sums = {row["label"]: row["sum"] for row in own}
         assert set(sums) == set(LABELS)
+
+
+def test_long_tables_show_their_head_and_say_how_to_see_more(acts, cli):
+    words = ["stats", acts, "--by", "sample,channel,noise"]
+    ran = cli(*words)
+    assert len(ran.out.splitlines()) == 1 + 40
+    assert "these are 40 of 242 rows: --rows all or --json shows them all" in ran.err
+    assert len(cli(*words, "--rows", "7").out.splitlines()) == 1 + 7
+    whole = cli(*words, "--rows", "all")
+    assert len(whole.out.splitlines()) == 1 + 242
+    assert "rows" not in whole.err
+    assert len(rows(cli(*words, "--json"))) == 242
+    for wrong in ("0", "some", "-1", "1.5"):
+        assert "--rows takes a number from 1 on, or all" in cli(*words, "--rows", wrong).err
+
+
+def test_statistics_and_histograms_of_a_training_by_epoch_and_step(cli, tmp_path):
+    more = {"epoch": [0] * 5 + [1] * 6, "step": [1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4]}
+    values = random_values()
+    store = write_store(tmp_path / "s", {"maps": values}, more_labels=more).path
+    found = rows(cli("stats", store, "--by", "epoch,step", "--json"))
+    assert [(row["epoch"], row["step"]) for row in found] == [(0, 1), (0, 2), (1, 3), (1, 4)]
+    assert found[2]["mean"] == pytest.approx(values[5:9].mean(dtype=float))
+    assert cli("stats", store, "--by", "epoch", "--save", "mine").out.split()[:2] == ["layer", "epoch"]
+    assert len(cli("hist", store, "--by", "step").out.splitlines()) == 1 + 4
+    assert "did you mean epoch" in cli("stats", store, "--by", "epochs").err
+
+
+def test_classes_without_channels_of_their_own_are_named(cli, tmp_path):
+    labels = ["a", "a", "b", "b", "c", "c"]
+    values = np.zeros((6, 1, 1, 3), np.float32)
+    # b's strongest channel is a's, too; c has one for itself.
+    values[:, 0, 0] = [[9, 0, 0], [9, 0, 0], [5, 1, 0], [5, 1, 0], [1, 0, 7], [1, 0, 7]]
+    store = write_store(tmp_path / "s", {"fc": values}, labels=labels).path
+    ran = cli("class-sums", store, "--n-each-class", "1")
+    assert "fc: no channels of their own for a, b" in ran.err
+    lines = [line.split() for line in ran.out.splitlines()[1:]]
+    assert lines[:2] == [["fc", "a", "0"], ["fc", "b", "0"]]
+    assert lines[2] == ["fc", "c", "1", "7", "0", "2", "of", "2"]
+    assert "no channels" not in cli("class-sums", store, "--n-each-class", "1", "--shared").err

@@ -410,8 +410,9 @@ def test_compiled_code_is_kept_for_the_user_where_the_package_is_read_only(tmp_p
 def test_a_process_that_compiles_gets_the_same_bits_as_one_that_does_not(tmp_path):
     code = """
 import numpy as np
-from fmx.reduce import Histogram, Moments, Quantiles, ReducerSet, TopSamples
+from fmx.reduce import Histogram, Moments, NoisePairs, Quantiles, ReducerSet, TopSamples
 kinds = {"a": Moments(), "b": Histogram(), "c": Quantiles(), "d": TopSamples(position=("y", "x"))}
+kinds["e"] = NoisePairs(4, axis=0)
 reducer = ReducerSet(kinds)
 state = reducer.identity((8,))
 for seed in range(6):

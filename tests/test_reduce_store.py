@@ -13,7 +13,7 @@ import pytest
 
 from fmx.analyze import stats
 from fmx.analyze.chunk_plan import plan_pieces, share_out
-from fmx.analyze.store_reduce import most_state_bytes, reduce_store, summarise
+from fmx.analyze.store_reduce import most_state_bytes, summarise
 from fmx.analyze.store_tasks import LayerTask
 from fmx.errors import FmxError, StoreError
 from fmx.layers import LayerInfo
@@ -114,7 +114,7 @@ class TestResults:
 
     def test_states_are_merged_further(self, made):
         store, values = made()
-        states = reduce_store(store, REDUCERS, by="channel")
+        states = summarise(store, REDUCERS, by="channel", states=True)
         assert list(states) == ["maps", "tokens", "flat"]
         assert list(states["maps"].data_vars) == list(REDUCERS)
         twice = REDUCERS["hist"].merge(states["maps"]["hist"].values, states["maps"]["hist"].values)

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from fmx.errors import FmxError
+from fmx.file_names import file_name
 from fmx.render import Frame, PictureFolder
-from fmx.render.folder import file_name
 
 
 def a_frame(value=7, **labels):

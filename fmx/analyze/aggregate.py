@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.analyze.dask_reduce import reduce_array
-from fmx.analyze.labels import groups_of, kept_coords
+from fmx.analyze.labels import groups_of, kept_coords, sample_labels
 from fmx.analyze.not_finite import check_nan
 from fmx.analyze.parts import check_complete
 from fmx.errors import FmxError, near_matches
@@ -28,7 +28,8 @@ AGGREGATES = {
     "norm": "root of the sum of the squares of the finite values",
     "std": "population standard deviation of the finite values",
 }
-_ALIASES = {"depth": ("channel",), "space": ("z", "y", "x", "token"), "class": ("sample",), "time": ("timestep",)}
+_ALIASES = {"depth": ("channel",), "space": ("z", "y", "x", "token"), "time": ("timestep",)}
+_LABELS = {"class": "label"}
 _SOURCES = {"sum": "mean", "norm": "l2"}
 
 
@@ -50,7 +51,8 @@ def aggregate(
     store : Store
     over : str or sequence of str
         Axes: channel, sample, noise, timestep, y, x, …; or depth (channel), space (all axes of maps, and tokens), time,
-        and class, which puts the samples of each label together and leaves an axis ``label``.
+        and class, which puts the samples of each label together and leaves an axis ``label``; or another label of the
+        samples, such as ``epoch``, likewise.
     how : str
         sum, mean, max, min, norm or std.
     layers : str or iterable of str
@@ -81,31 +83,43 @@ def aggregate(
     for info in store.select(layers):
         data = store.layer(info.name)
         array = data["activation"]
-        gone = _axes(asked, [str(dim) for dim in array.dims], info.name)
+        label = _label(asked, array)
+        gone = _axes(asked, array, info.name)
         keep = [str(dim) for dim in array.dims if dim not in gone]
-        result = _by_class(store, data, how, keep, nan) if "class" in asked else _lazy(array, how, keep, nan)
+        result = _by_label(store, array, label, how, keep, nan) if label else _lazy(array, how, keep, nan)
         found[info.name] = result.assign_attrs({**data.attrs, "over": ", ".join(asked)})
     return found
 
 
-def _axes(asked: Sequence[str], dims: Sequence[str], layer: str) -> list[str]:
+def _label(asked: Sequence[str], array: xr.DataArray) -> str:
+    """Find the label whose samples are put together; none is an empty one."""
+    labels = {"label", *sample_labels(array)}
+    found = [label for name in asked if (label := _LABELS.get(name, name)) in labels]
+    if len(found) > 1:
+        raise FmxError(f"Samples are put together by one label at a time, not by {' and '.join(found)}.")
+    return found[0] if found else ""
+
+
+def _axes(asked: Sequence[str], array: xr.DataArray, layer: str) -> list[str]:
     gone: list[str] = []
+    labels = ["label", *sample_labels(array)]
+    known = [*map(str, array.dims), *_ALIASES, *_LABELS, *labels]
     for name in asked:
-        own = [dim for dim in _ALIASES.get(name, (name,)) if dim in dims]
+        own = [dim for dim in _ALIASES.get(name, (name,)) if dim in array.dims]
+        own += ["sample"] if _LABELS.get(name, name) in labels else []
         if not own and name != "space":
-            raise FmxError(f"{layer} has no axis {name}: {near_matches(name, [*dims, *_ALIASES], most=12)}")
+            raise FmxError(f"{layer} has no axis {name}: {near_matches(name, known, most=12)}")
         gone += own
     return gone
 
 
-def _by_class(store: Store, data: xr.Dataset, how: str, keep: Sequence[str], nan: str) -> xr.Dataset:
-    groups = groups_of(data, store.path)
-    array = data["activation"]
+def _by_label(store: Store, array: xr.DataArray, label: str, how: str, keep: Sequence[str], nan: str) -> xr.Dataset:
+    groups = groups_of(array, store.path, [label])
     parts = [
-        _lazy(array.isel(sample=np.flatnonzero(groups.numbers == i)), how, keep, nan) for i in range(len(groups.names))
+        _lazy(array.isel(sample=np.flatnonzero(groups.numbers == i)), how, keep, nan) for i in range(*groups.sizes)
     ]
-    together = xr.concat(parts, dim="label", coords="minimal", compat="override", join="override")
-    return together.assign_coords(kept_coords(array, [*keep, "label"], groups))
+    together = xr.concat(parts, dim=label, coords="minimal", compat="override", join="override")
+    return together.assign_coords(kept_coords(array, [*keep, label], groups))
 
 
 def _lazy(array: xr.DataArray, how: str, keep: Sequence[str], nan: str) -> xr.Dataset:

@@ -41,7 +41,7 @@ def sample_batches(
         Dims to keep apart, ``sample`` among them.
     part : Part
     finalize : bool
-        Give results as `fmx.analyze.store_reduce.summarise` does; else states, as ``reduce_store``.
+        Give results as `fmx.analyze.store_reduce.summarise` does; else its states.
 
     Yields
     ------

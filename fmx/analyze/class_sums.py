@@ -23,7 +23,7 @@ _ABOUT = {
     "own": "label of the sample",
     "largest": "class with the largest sum; classes without channels have none; empty where there is none",
     "not_finite": "values of the class's channels that are NaN or infinite; they are left out",
-    "channels": "top channels of the class",
+    "channels": "top channels of the class that are summed up; a class without any has sums of 0, which say nothing",
 }
 
 
@@ -66,7 +66,8 @@ def class_sums(
     Returns
     -------
     dict of str to xarray.Dataset
-        By layer: sum and not_finite (sample, label), own and largest (sample), channels (label).
+        By layer: sum and not_finite (sample, label), own and largest (sample), channels (label). The attribute
+        ``without_channels`` names the classes all of whose top channels are those of other classes, too.
 
     Raises
     ------
@@ -142,4 +143,5 @@ def _summed(
     largest = np.where(told.any(axis=1), labels[best], "").astype(object)
     result["largest"] = ("sample", largest, {"definition": _ABOUT["largest"]})
     level = float(noise_levels(ranking.store)[part.level or 0])
-    return result.assign_attrs(metric=ranking.metric, noise=level)
+    without = [name for name, own in zip(names, member, strict=True) if not own.any()]
+    return result.assign_attrs(metric=ranking.metric, noise=level, without_channels=", ".join(without))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -71,9 +70,7 @@ def _narrowed(
     while left:
         works = {name: LayerWork.of(store, name, {"r": counter}, by, finalize=False) for name in left}
         seeds = {name: states[name].view([("r", counter.dtype)]) for name in left}
-        counted = run_works(
-            store, {n: replace(work, task=replace(work.task, seeds=seeds[n])) for n, work in works.items()}
-        )
+        counted = run_works(store, {name: work.seeded(seeds[name]) for name, work in works.items()})
         for name in tuple(left):
             finest = _FLOAT32 if is_small(works[name].data["activation"].dtype) else 0
             states[name], values[name], settled = counter.narrow(counted[name]["r"].values, ranks[name], finest)

@@ -13,7 +13,8 @@ import pandas as pd
 import xarray as xr
 
 from fmx.errors import FmxError, near_matches
-from fmx.store import Store, layer_key
+from fmx.file_names import file_name, unused_name
+from fmx.store import Store
 
 __all__ = ["FORMATS", "export_activations", "export_results", "tables_of"]
 
@@ -27,6 +28,7 @@ def export_results(
 ) -> list[Path]:
     """Write results to one file for each layer, and for each noise level where they are maps or values of samples.
 
+    Files are called after layers as pictures are (see `fmx.file_names`): those of ``relu:2`` begin with ``relu-2``.
     Tables (csv, parquet) have a row for each combination of labels; variables with axes of their own that the others
     have not get a file of their own, ``<layer>.<axes>.<format>``. ``.h5`` files hold variables and labels by name.
     ``.npy`` files hold one variable, ``<layer>.<variable>.npy`` if there are several.
@@ -54,11 +56,12 @@ def export_results(
     """
     if format not in FORMATS:
         raise FmxError(f"Nothing is written as {format}: {near_matches(format, FORMATS)}")
-    folder, files = Path(folder), []
+    folder, files, taken = Path(folder), [], set[str]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for layer, dataset in results.items():
-            for name, part in _by_noise(layer_key(layer), dataset):
+            stem = unused_name(taken, file_name(layer) or "layer")
+            for name, part in _by_noise(stem, dataset):
                 files += _write(part, folder / name, format, store)
     except OSError as error:
         raise FmxError(f"{folder} can't be written ({error}): choose another folder with -o.") from error

@@ -9,7 +9,7 @@ import xarray as xr
 
 from fmx.analyze.not_finite import check_nan, without_spoiled
 from fmx.analyze.parts import check_complete
-from fmx.analyze.store_reduce import reduce_store
+from fmx.analyze.store_reduce import summarise
 from fmx.errors import FmxError
 from fmx.reduce import EdgeHistogram, Histogram, LogHistogram
 from fmx.store import Store
@@ -83,7 +83,7 @@ def hist(
     check_nan(nan)
     check_complete(store, allow_partial)
     reducer = _reducer(bins, log, value_range, edges)
-    found = reduce_store(store, {"hist": reducer}, layers=layers, by=by)
+    found = summarise(store, {"hist": reducer}, layers=layers, by=by, states=True)
     return {name: without_spoiled(_described(states, reducer), nan, but=("edges",)) for name, states in found.items()}
 
 

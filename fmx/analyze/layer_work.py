@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fmx.analyze.labels import check_dims, groups_of, kept_coords
 from fmx.analyze.parts import WHOLE, Part
 from fmx.analyze.store_tasks import LayerTask, Results
 from fmx.errors import FmxError
-from fmx.reduce import Reducer, ReducerSet
+from fmx.reduce import Reducer, ReducerSet, State
 from fmx.store import Store, layer_key
 
 __all__ = ["LayerWork", "Reducers", "run_works"]
@@ -67,11 +68,12 @@ class LayerWork:
         there, data = part.cut(store, store.layer(name))
         array = data["activation"]
         dims = tuple(str(d) for d in array.dims)
-        keep = check_dims(by, dims, name)
+        keep = check_dims(by, array, name)
         kept = tuple(i for i, dim in enumerate(dims) if dim in keep)
         summed = tuple(dim for dim in dims if dim not in keep)
         made = reducers(summed) if callable(reducers) else reducers
-        groups = groups_of(data, store.path) if "label" in keep else None
+        labels = [dim for dim in keep if dim not in dims]
+        groups = groups_of(data, store.path, labels) if labels else None
         key = f"layers/{layer_key(name)}/activation"
         axes = tuple(i for i, dim in enumerate(dims) if dim not in keep)
         task = LayerTask(store.place, key, ReducerSet(made), axes, there, groups, finalize)
@@ -84,7 +86,7 @@ class LayerWork:
             whole=_whole_axes(made.values(), len(dims)),
             within={dims.index("noise"): (part.level, part.level + 1)} if part.level is not None else None,
         )
-        return cls(data, task, (*(["label"] if groups else []), *(dims[i] for i in kept)), pieces)
+        return cls(data, task, (*labels, *(dims[i] for i in kept)), pieces)
 
     def lazy(self) -> Iterator[Any]:
         """Give tasks, each with results by cell."""
@@ -106,22 +108,49 @@ class LayerWork:
         for read in reads:
             yield delayed(_finished, pure=False)(read, shared)
 
+    def folded(self, take: Callable[[dict[str, State]], Any]) -> list[Any]:
+        """Give lazily what a function makes of the states of each run of samples, run by run.
+
+        Samples are kept apart, and states are asked for. A run is as many samples as a chunk holds, and its states
+        (sample, …) by the reducers' names are all that is in memory of it.
+        """
+        found = []
+        for _, run in itertools.groupby(self.pieces, key=lambda piece: piece.cell[0]):
+            # A task has all of each of its cells.
+            cells = [list(some) for _, some in itertools.groupby(run, key=lambda piece: piece.cell)]
+            tasks = list(share_out(list(itertools.chain(*cells)))) if self.in_one_piece else cells
+            reads = [delayed(self.task.read, pure=False)(some, ()) for some in tasks]
+            found.append(delayed(_taken, pure=False)(take, self._sizes()[1:], reads))
+        return found
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Give the sizes of the kept dims."""
+        labels, array = self.task.groups.labels if self.task.groups else {}, self.data["activation"]
+        return tuple(len(labels[dim]) if dim in labels else array.sizes[dim] for dim in self.dims)
+
+    def seeded(self, states: State) -> LayerWork:
+        """Give the same work, begun with states (*dims) that are not the same for all labels."""
+        labels = len(self.task.groups.sizes) if self.task.groups else 0
+        seeds = states.reshape(-1, *states.shape[labels:]) if labels else states
+        return replace(self, task=replace(self.task, seeds=seeds))
+
     def dataset(self, found: Iterable[Mapping[Cell, Results]]) -> xr.Dataset:
         """Put the results of all cells together."""
-        array = self.data["activation"]
-        coords = kept_coords(array, self.dims, self.task.groups)
-        sizes = tuple(
-            len(self.task.groups.names) if d == "label" and self.task.groups else array.sizes[d] for d in self.dims
-        )
+        coords = kept_coords(self.data["activation"], self.dims, self.task.groups)
+        sizes = self._sizes()
+        # Combinations of labels lie along one axis until all is there.
+        labels = len(self.task.groups.sizes) if self.task.groups else 0
+        shape = (math.prod(sizes[:labels]), *sizes[labels:]) if labels else sizes
         blank = self.task.blank()
-        whole = {name: np.full((*sizes, *value.shape), value) for name, value in blank.items()}
+        whole = {name: np.full((*shape, *value.shape), value) for name, value in blank.items()}
         for results in found:
             for cell, values in results.items():
                 where = tuple(slice(*part) for part in cell)
-                if self.task.groups is not None:
+                if labels:
                     where = (slice(None), *where)
                 for name, value in values.items():
                     whole[name][where] = value
+        whole = {name: value.reshape((*sizes, *blank[name].shape)) for name, value in whole.items()}
         extra = self.task.dims
         variables = {name: ((*self.dims, *extra.get(name, ())), value) for name, value in whole.items()}
         return xr.Dataset(variables, coords=coords, attrs=dict(self.data.attrs))
@@ -153,6 +182,18 @@ def _whole_axes(reducers: Iterable[Reducer], ndim: int) -> set[int]:
         found |= set(range(1, ndim)) if getattr(reducer, "whole_samples", False) else set()
         found |= set(getattr(reducer, "whole_axes", ()))
     return found
+
+
+def _taken(
+    take: Callable[[dict[str, State]], Any], sizes: tuple[int, ...], reads: Sequence[Mapping[Cell, Results]]
+) -> Any:
+    """Put the states of a run of samples together, and hand them on."""
+    whole: dict[str, State] = {}
+    for (first, *rest), states in (item for results in reads for item in results.items()):
+        for name, some in states.items():
+            whole.setdefault(name, np.empty((first[1] - first[0], *sizes), some.dtype))
+            whole[name][(slice(None), *(slice(*part) for part in rest))] = some
+    return take(whole)
 
 
 def _finished(results: Mapping[Cell, Any], shared: set[Cell]) -> dict[Cell, Any]:

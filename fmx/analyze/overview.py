@@ -16,7 +16,7 @@ from fmx.analyze.health import Gathered, of_layer
 from fmx.analyze.parts import Part, clean_level, noise_levels
 from fmx.analyze.rank import of_classes
 from fmx.analyze.receptive import ReceptiveField
-from fmx.analyze.store_reduce import reduce_store
+from fmx.analyze.store_reduce import summarise
 from fmx.analyze.top_samples import labelled
 from fmx.layers import LayerInfo
 from fmx.reduce import Histogram, Moments, NoisePairs, Reducer, ReducerSet, TopSamples
@@ -106,7 +106,7 @@ def overview(store: Store, info: LayerInfo, asked: Questions, *, field: Receptiv
 
 def _without_channels(store: Store, info: LayerInfo, asked: Questions) -> Overview:
     reducers: dict[str, Reducer] = {"moments": Moments(), "hist": Histogram(asked.bins)}
-    states = reduce_store(store, reducers, layers=[info.name], part=Part(level=asked.level))[info.name]
+    states = summarise(store, reducers, layers=[info.name], part=Part(level=asked.level), states=True)[info.name]
     return Overview(*_whole(states["moments"].values[()], states["hist"].values[()], reducers["hist"]))
 
 

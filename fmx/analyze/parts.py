@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fmx.errors import FmxError
 from fmx.store import Store
 
-__all__ = ["WHOLE", "Part", "check_complete", "clean_level", "find_level", "noise_levels", "split_samples"]
+__all__ = ["WHOLE", "Part", "check_complete", "check_per", "clean_level", "find_level", "noise_levels", "split_samples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,18 @@ class Part:
 
 
 WHOLE = Part()
+
+
+def check_per(per: str, what: str) -> None:
+    """See that something is told per layer or channel.
+
+    Raises
+    ------
+    FmxError
+        It is asked for per something else.
+    """
+    if per not in {"layer", "channel"}:
+        raise FmxError(f"{what} is told per layer or channel, not {per}.")
 
 
 def check_complete(store: Store, allow_partial: bool) -> None:

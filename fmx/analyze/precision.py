@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Highest", "top_channels"]
+__all__ = ["Highest", "among_top", "top_channels"]
 
 
 class Highest:
@@ -75,6 +75,28 @@ class Highest:
         return counts
 
 
+def among_top(scores: NDArray[np.float64], k: int) -> NDArray[np.bool_]:
+    """Say which entries are among the `k` highest of their row; of equal ones the first are, NaN is below all others.
+
+    Parameters
+    ----------
+    scores : array (row, entry)
+    k : int
+
+    Returns
+    -------
+    array (row, entry)
+    """
+    low = np.where(np.isnan(scores), np.inf, -scores)
+    k = min(k, low.shape[1])
+    edge = np.partition(low, k - 1, axis=1)[:, k - 1 : k]
+    chosen, equal = low < edge, low == edge
+    room = k - chosen.sum(axis=1)
+    some = np.flatnonzero(equal.sum(axis=1) > room)
+    equal[some] &= np.cumsum(equal[some], axis=1) <= room[some, None]
+    return np.asarray(chosen | equal)
+
+
 def top_channels(scores: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find the `k` highest entries of each row, best first; of equal ones the first comes first, NaN comes last.
 
@@ -84,12 +106,8 @@ def top_channels(scores: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64]
     array (row, rank)
         Their scores.
     """
-    low = np.where(np.isnan(scores), np.inf, -scores)
-    k = min(k, low.shape[1])
-    edge = np.partition(low, k - 1, axis=1)[:, k - 1 : k]
-    before, equal = low < edge, low == edge
-    room = k - before.sum(axis=1, keepdims=True)
-    chosen = np.nonzero(before | (equal & (np.cumsum(equal, axis=1) <= room)))[1].reshape(len(low), k)
-    order = np.argsort(np.take_along_axis(low, chosen, axis=1), axis=1, kind="stable")
+    chosen = np.nonzero(among_top(scores, k))[1].reshape(len(scores), min(k, scores.shape[1]))
+    found = np.take_along_axis(scores, chosen, axis=1)
+    order = np.argsort(np.where(np.isnan(found), np.inf, -found), axis=1, kind="stable")
     chosen = np.take_along_axis(chosen, order, axis=1)
     return chosen.astype(np.int64), np.take_along_axis(scores, chosen, axis=1)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fmx.analyze.batches import merge_along, sample_batches
+from fmx.analyze.batches import merge_along
 from fmx.analyze.not_finite import check_nan, without_spoiled
-from fmx.analyze.parts import check_complete, clean_level, noise_levels
-from fmx.analyze.precision import top_channels
+from fmx.analyze.parts import check_complete, check_per, clean_level, noise_levels
+from fmx.analyze.precision import among_top
+from fmx.analyze.sample_folds import sample_folds
 from fmx.errors import FmxError
-from fmx.reduce import NoisePairs
+from fmx.reduce import NoisePairs, State
 from fmx.store import Store
 
 __all__ = ["flipped_predictions", "robustness"]
@@ -50,7 +53,8 @@ def robustness(
     ----------
     store : Store
         With noise level 0 and others.
-    layers : str or iterable of str
+    layers, allow_partial
+        See `fmx.analyze.stats`.
     per : str
         ``layer``, or ``channel`` for every channel apart.
     top : int
@@ -58,8 +62,6 @@ def robustness(
         many.
     nan : str
         ``skip`` leaves out pairs with a value that is not finite; ``keep`` makes results NaN that have one among them.
-    allow_partial : bool
-        Analyse the complete samples of an unfinished store.
 
     Returns
     -------
@@ -73,8 +75,7 @@ def robustness(
     FmxError
         No clean level, or no other one; an unfinished store; a layer without channels.
     """
-    if per not in {"layer", "channel"}:
-        raise FmxError(f"Robustness is told per layer or channel, not {per}.")
+    check_per(per, "Robustness")
     if top < 1:
         raise FmxError(f"At least one top channel is compared, not {top}.")
     check_nan(nan)
@@ -87,25 +88,30 @@ def robustness(
         raise FmxError(f"{store.path} has no noise level beside 0: extract it with levels such as --noise 0,0.1,0.2.")
     reducer = NoisePairs(len(levels), clean)
     flipped = flipped_predictions(store, clean) if per == "layer" else None
-    found = {}
-    for info in store.select(layers):
+    chosen = store.select(layers)
+    for info in chosen:
         if "channel" not in info.dims:
             raise FmxError(f"{info.name} has no axis channel to be compared: leave it out with --layers.")
-        state, overlap = _read(store, info.name, reducer, top)
-        data = store.layer(info.name)
+    wanted = {info.name: {"r": reducer} for info in chosen}
+    read = sample_folds(store, wanted, partial(_hold, reducer, top), by=("sample", "channel"))
+    found = {}
+    for name, parts in read.items():
+        held, data = _joined(reducer, parts), store.layer(name)
+        state = held.states
         if per == "channel":
             channels = _described(state, reducer, levels, {"channel": data["channel"]}, data.attrs)
-            found[info.name] = _kept(channels, nan)
+            found[name] = _kept(channels, nan)
             continue
         result = _described(merge_along(reducer, state), reducer, levels, {}, data.attrs)
         ratio = _lost_share(state)
         result["halved"] = ("noise", (ratio >= 0.5).sum(axis=0), {"definition": _ABOUT["halved"]})
         k = _compared(top, state.shape[0])
+        overlap = held.kept / max(held.samples, 1)
         result["top_overlap"] = ("noise", overlap, {"definition": _ABOUT["top_overlap"].format(k=k)})
         if flipped is not None:
             result["flipped"] = ("noise", flipped[0], {"definition": _ABOUT["flipped"]})
             result["outputs_lost"] = ("noise", flipped[1], {"definition": "outputs with values that are not finite"})
-        found[info.name] = _kept(result, nan)
+        found[name] = _kept(result, nan)
     return found
 
 
@@ -122,23 +128,49 @@ def _compared(top: int, channels: int) -> int:
     return max(min(top, channels // 2), 1)
 
 
-def _read(store: Store, layer: str, reducer: NoisePairs, top: int) -> tuple[Any, NDArray[np.float64]]:
-    """Give the states (channel) of a layer, and how many of each sample's top channels stay (noise)."""
-    state, kept, samples = None, np.zeros(reducer.levels), 0
-    for batch in sample_batches(store, layer, {"r": reducer}, by=("sample", "channel"), finalize=False):
-        states = batch["r"].values
-        k = _compared(top, states.shape[1])
-        samples += len(states)
-        for level in range(reducer.levels):
-            known = states["count"][..., level] > 0
-            means = [np.where(known, states[name][..., level], np.nan) for name in ("mean_x", "mean_y")]
-            chosen = np.zeros((2, *known.shape), bool)
-            for side, values in zip(chosen, means, strict=True):
-                np.put_along_axis(side, top_channels(values, k)[0], True, axis=1)
-            kept[level] += (chosen[0] & chosen[1]).sum() / k
-        merged = merge_along(reducer, states)
-        state = merged if state is None else reducer.merge(state, merged)
-    return state, kept / max(samples, 1)
+@dataclass(frozen=True)
+class _Held:
+    """What a run of samples came to; it is made where they are read.
+
+    Attributes
+    ----------
+    states : array (channel,)
+        Of `fmx.reduce.NoisePairs`.
+    kept : array (noise,)
+        Shares of the samples' top channels that stay, summed up over samples.
+    samples : int
+    """
+
+    states: State
+    kept: NDArray[np.float64]
+    samples: int
+
+
+def _hold(reducer: NoisePairs, top: int, states: Mapping[str, State]) -> _Held:
+    """Merge the states (sample, channel) of a run of samples, and count the top channels that stay."""
+    own = states["r"]
+    return _Held(merge_along(reducer, own), _kept_of_top(own, _compared(top, own.shape[1])), len(own))
+
+
+def _kept_of_top(states: State, k: int) -> NDArray[np.float64]:
+    """Sum up over samples the share of the top channels that stay (noise,), from states (sample, channel)."""
+    kept = np.zeros(states["count"].shape[-1])
+    # Without lost pairs the clean means are the same beside all levels.
+    whole = not states["lost"].any()
+    clean: NDArray[np.bool_] | None = None
+    for level in range(len(kept)):
+        known = states["count"][..., level] > 0
+        if clean is None or not whole:
+            clean = among_top(np.where(known, states["mean_x"][..., level], np.nan), k)
+        noisy = among_top(np.where(known, states["mean_y"][..., level], np.nan), k)
+        kept[level] = (clean & noisy).sum() / k
+    return kept
+
+
+def _joined(reducer: NoisePairs, parts: Sequence[_Held]) -> _Held:
+    """Put runs of samples together, in their order."""
+    states = merge_along(reducer, np.stack([part.states for part in parts]))
+    return _Held(states, np.sum([part.kept for part in parts], axis=0), sum(part.samples for part in parts))
 
 
 def _lost_share(state: Any) -> NDArray[np.float64]:

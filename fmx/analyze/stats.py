@@ -58,7 +58,7 @@ def layer_stats(
         With ``activation`` (sample, noise, timestep, …native), lazy or in memory.
     by : str or sequence of str
         Dims to keep apart, such as ``("channel",)`` or ``("noise", "channel")``; all others are reduced. ``label``
-        keeps the samples of each label apart.
+        keeps the samples of each label apart, and so do other labels of samples, such as ``epoch``.
     quantiles : sequence of float, optional
         From 0 to 1. The median if left out, unless so many labels are kept apart that their counts would not fit the
         memory.
@@ -76,20 +76,23 @@ def layer_stats(
         The layer has no such dim, the samples have no labels, or a quantile is not between 0 and 1.
     """
     array, layer = data["activation"], data.attrs.get("layer", "the data")
-    keep = check_dims(by, [str(d) for d in array.dims], layer)
+    keep = check_dims(by, array, layer)
+    dims = [dim for dim in keep if dim in array.dims]
     wanted = (_MEDIAN,) if quantiles is None else tuple(quantiles)
-    labels = math.prod(array.sizes[dim] for dim in keep if dim != "label")
-    if quantiles is None and labels * ReducerSet(_reducers(wanted)).dtype.itemsize > _MOST_STATES:
+    count = math.prod(array.sizes[dim] for dim in dims)
+    if quantiles is None and count * ReducerSet(_reducers(wanted)).dtype.itemsize > _MOST_STATES:
         wanted = ()
     reducer = ReducerSet(_reducers(wanted))
-    if "label" not in keep:
-        states = reduce_array(array, reducer, keep).compute()
+    if dims == keep:
+        states = reduce_array(array, reducer, dims).compute()
         return _described(_finalize(reducer, states, data.attrs), wanted)
-    groups = groups_of(data["activation"] if "label" in array.coords else data, layer)
-    parts = [array.isel(sample=np.flatnonzero(groups.numbers == i)) for i in range(len(groups.names))]
-    lazy = [reduce_array(part, reducer, [d for d in keep if d != "label"]) for part in parts]
-    together = xr.concat(lazy, dim="label", coords="minimal", compat="override").compute()
-    named = together.assign_coords(kept_coords(together, [str(d) for d in together.dims], groups))
+    groups = groups_of(array, layer, [dim for dim in keep if dim not in dims])
+    parts = [array.isel(sample=np.flatnonzero(groups.numbers == i)) for i in range(math.prod(groups.sizes))]
+    lazy = [reduce_array(part, reducer, dims) for part in parts]
+    together = xr.concat(lazy, dim="group", coords="minimal", compat="override").compute()
+    order = [*groups.labels, *(str(dim) for dim in together.dims[1:])]
+    values = together.values.reshape((*groups.sizes, *together.shape[1:]))
+    named = xr.DataArray(values, dims=order, coords=kept_coords(together, order, groups))
     return _described(_finalize(reducer, named, data.attrs), wanted)
 
 

@@ -15,7 +15,7 @@ from fmx.analyze.layer_work import LayerWork, Reducers, run_works
 from fmx.analyze.parts import WHOLE, Part
 from fmx.store import Store
 
-__all__ = ["Reducers", "most_state_bytes", "reduce_store", "summarise"]
+__all__ = ["Reducers", "most_state_bytes", "summarise"]
 
 
 def summarise(
@@ -25,6 +25,7 @@ def summarise(
     layers: str | Iterable[str] = "all",
     by: str | Sequence[str] = (),
     part: Part = WHOLE,
+    states: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Run reducers over layers of a store, all of them in one read on Dask, and give their results.
 
@@ -39,12 +40,14 @@ def summarise(
         Dims to keep apart; ``label`` stands for the samples of each label together.
     part : Part
         Samples and noise level to which it is restricted.
+    states : bool
+        Give states, which can be merged further, instead of results.
 
     Returns
     -------
     dict of str to xarray.Dataset
         By layer name, in the order of computation: variables ``<reducer>.<result>`` (*by, *dims of the result), with
-        the coordinates of the kept dims and the layer's attributes.
+        the coordinates of the kept dims and the layer's attributes. Of states: variables ``<reducer>`` (*by).
 
     Raises
     ------
@@ -52,26 +55,7 @@ def summarise(
         A layer has no such dim, or the samples have no labels.
     """
     chosen = [info.name for info in store.select(layers)]
-    return run_works(store, {name: LayerWork.of(store, name, reducers, by, part=part) for name in chosen})
-
-
-def reduce_store(
-    store: Store,
-    reducers: Reducers,
-    *,
-    layers: str | Iterable[str] = "all",
-    by: str | Sequence[str] = (),
-    part: Part = WHOLE,
-) -> dict[str, xr.Dataset]:
-    """Run reducers over layers of a store as `summarise` does, and give their states, which can be merged further.
-
-    Returns
-    -------
-    dict of str to xarray.Dataset
-        By layer name: one variable for each reducer, with its states (*by).
-    """
-    chosen = [info.name for info in store.select(layers)]
-    works = {name: LayerWork.of(store, name, reducers, by, finalize=False, part=part) for name in chosen}
+    works = {name: LayerWork.of(store, name, reducers, by, finalize=not states, part=part) for name in chosen}
     return run_works(store, works)
 
 

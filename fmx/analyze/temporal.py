@@ -11,7 +11,7 @@ import xarray as xr
 from fmx.analyze.batches import merge_along
 from fmx.analyze.layer_work import LayerWork, run_works
 from fmx.analyze.not_finite import check_nan, without_spoiled
-from fmx.analyze.parts import Part, check_complete, find_level
+from fmx.analyze.parts import Part, check_complete, check_per, find_level
 from fmx.errors import FmxError
 from fmx.reduce import TimeSeries
 from fmx.store import Store
@@ -72,8 +72,7 @@ def temporal(
     FmxError
         A layer that is asked for has one timestep only, or no layer has more; an unfinished store.
     """
-    if per not in {"layer", "channel"}:
-        raise FmxError(f"Change is told per layer or channel, not {per}.")
+    check_per(per, "Change")
     if lags < 1:
         raise FmxError(f"The autocorrelation has at least one lag, not {lags}.")
     check_nan(nan)

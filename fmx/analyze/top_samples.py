@@ -11,7 +11,7 @@ import xarray as xr
 from fmx.analyze.labels import groups_of
 from fmx.analyze.parts import Part, check_complete, find_level, noise_levels
 from fmx.analyze.receptive import ReceptiveField, add_boxes, proportional_field
-from fmx.analyze.store_reduce import reduce_store
+from fmx.analyze.store_reduce import summarise
 from fmx.errors import FmxError
 from fmx.reduce import Moments, TopSamples
 from fmx.store import Store
@@ -82,7 +82,7 @@ def top_samples(
     def reducers(summed: tuple[str, ...]) -> dict[str, Any]:
         return {"top": TopSamples(k, summed[1:], weakest=weakest), "s": Moments()}
 
-    found = reduce_store(store, reducers, layers=layers, by=by, part=part)
+    found = summarise(store, reducers, layers=layers, by=by, part=part, states=True)
     result = {}
     for name, states in found.items():
         dims = [str(dim) for dim in store.activation(name).dims if dim != "channel"]

@@ -10,6 +10,7 @@ import typer
 from fmx.cli import channels, quality
 from fmx.cli import options as opt
 from fmx.cli import reading as common
+from fmx.cli.groups import grouped
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def register_analyses(app: typer.Typer) -> None:
         "export": (export, "acts.zarr --analysis stats -o out --format csv"),
     }
     for name, (function, words) in examples.items():
-        app.command(name, help=common.help_of(function), epilog=f"Example: fmx {name} {words}")(function)
+        about = {"help": common.help_of(function), "epilog": f"Example: fmx {name} {words}"}
+        app.command(name, **about)(grouped(function))
 
 
 def stats(
@@ -52,9 +54,8 @@ def stats(
         bool, typer.Option("--exact", help="Quantiles without error, in more than one read of the store.")
     ] = False,
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Describe activations: mean, std, min, max, median, sparsity and more, per layer or by any labels.
 
@@ -64,7 +65,7 @@ def stats(
     from fmx.analyze import stats as compute
     from fmx.analyze import to_rows
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     keep, wanted = opt.words(by), opt.numbers("--quantiles", quantiles)
     with common.reading():
         found = compute(
@@ -74,14 +75,19 @@ def stats(
             quantiles=wanted,
             exact=exact,
             nan=nan,
-            allow_partial=allow_partial,
+            allow_partial=results.allow_partial,
         )
-    common.save(opened, save, found, {"analysis": "stats", "by": ",".join(keep), "exact": exact, "nan": nan})
-    rows = to_rows(found)
+    results.keep(opened, found, {"analysis": "stats", "by": ",".join(keep), "exact": exact, "nan": nan})
+    rows = [row for row in to_rows(found) if _there(row)]
     columns = ["layer", *keep, "mean", "std", "min", "max"]
     columns += [c for c in rows[0] if c == "median" or (c[0] == "q" and c[1:2].isdigit())] if rows else []
     columns += ["sparsity"]
-    common.show(rows, {c: c for c in columns} | common.lost_column(rows), json=json)
+    results.show(rows, {c: c for c in columns} | common.lost_column(rows))
+
+
+def _there(row: Mapping[str, Any]) -> bool:
+    """Tell the combinations of labels that no sample has."""
+    return bool(row["count"] or row["nan"] or row["inf"])
 
 
 def hist(
@@ -97,9 +103,8 @@ def hist(
         str | None, typer.Option("--range", help="Ends of the bins, such as 0,10 (default: found in the same read).")
     ] = None,
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Count values in bins, per layer or by any labels, with their cumulative share.
 
@@ -107,7 +112,7 @@ def hist(
     """
     from fmx.analyze import hist as compute
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     ends = opt.numbers("--range", value_range)
     if ends is not None and len(ends) != 2:
         raise FmxError(f"--range takes two numbers such as 0,10, not '{value_range}'.")
@@ -121,16 +126,16 @@ def hist(
             log=log,
             value_range=(ends[0], ends[1]) if ends else None,
             nan=nan,
-            allow_partial=allow_partial,
+            allow_partial=results.allow_partial,
         )
-    common.save(opened, save, found, {"analysis": "hist", "by": ",".join(keep), "log": log, "nan": nan})
-    rows = [row for layer, dataset in found.items() for row in _histograms(layer, dataset)]
-    if json:
-        common.show([bin for row in rows for bin in _bins(row)], {}, json=True)
+    results.keep(opened, found, {"analysis": "hist", "by": ",".join(keep), "log": log, "nan": nan})
+    rows = [row for layer, dataset in found.items() for row in _histograms(layer, dataset) if _there(row)]
+    if results.json:
+        results.show([bin for row in rows for bin in _bins(row)], {})
         return
     columns = {name: name for name in ("layer", *keep, "from", "histogram", "to", "count")}
     columns |= {name: name for name in ("under", "over") if any(row.get(name) for row in rows)}
-    common.show(rows, columns | common.lost_column(rows), json=False)
+    results.show(rows, columns | common.lost_column(rows))
 
 
 def _histograms(layer: str, dataset: xr.Dataset) -> list[dict[str, Any]]:
@@ -186,9 +191,8 @@ def aggregate(
     output: Folder = None,
     form: Format = "csv",
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Put axes together: sum the maps of a layer into one, average classes, or get numbers for each sample.
 
@@ -198,28 +202,28 @@ def aggregate(
     from fmx.analyze import to_rows
     from fmx.cli.output import say
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     axes = opt.words(over)
-    found = compute(opened, over=axes, how=how, layers=layers, nan=nan, allow_partial=allow_partial)
+    found = compute(opened, over=axes, how=how, layers=layers, nan=nan, allow_partial=results.allow_partial)
     if output is not None:
         from fmx.analyze.export import export_results
 
         with common.reading("writing"):
             for file in export_results(found, output, format=form, store=opened):
                 say(str(file))
-    if output is not None and save is None:
+    if output is not None and results.save is None:
         return
     size = sum(int(dataset[how].size) for dataset in found.values())
     if size > _MOST_NUMBERS:
         raise FmxError(f"These are {size / 1e6:.1f} million numbers: write them to files with -o FOLDER.")
     with common.reading():
         (ready,) = opened.compute(found)
-    common.save(opened, save, ready, {"analysis": "aggregate", "over": ",".join(axes), "how": how})
+    results.keep(opened, ready, {"analysis": "aggregate", "over": ",".join(axes), "how": how})
     if output is None:
         rows = to_rows(ready)
         dims = [str(dim) for dataset in ready.values() for dim in dataset.dims]
         shown = [dim for dim in dict.fromkeys(dims) if len({row.get(dim) for row in rows}) > 1]
-        common.show(rows, {c: c for c in ("layer", *shown, how)} | common.lost_column(rows), json=json)
+        results.show(rows, {c: c for c in ("layer", *shown, how)} | common.lost_column(rows))
 
 
 _MOST_NUMBERS = 2_000_000

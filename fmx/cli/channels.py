@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,8 @@ from fmx.cli import options as opt
 from fmx.cli import reading as common
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from fmx.analyze import ReceptiveField
     from fmx.store import Store
 
@@ -21,16 +24,25 @@ Metric = Annotated[
         "--by", help="Score of a sample: max, mean, sum, variance or sparsity; or of classes: selectivity, precision."
     ),
 ]
-EachImage = Annotated[
-    int,
-    typer.Option(
-        help="Rank channels of a class by how many of its samples have them among so many top ones (0: by score)."
-    ),
-]
-EachClass = Annotated[int, typer.Option(help="Top channels of each class.")]
-Nan = Annotated[
-    str, typer.Option(help="Values that are not finite: skip them, or keep: leave out samples that have one.")
-]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How channels are ranked for classes, and of what samples: options of all commands that rank."""
+
+    n_each_image: Annotated[
+        int,
+        typer.Option(
+            help="Rank channels of a class by how many of its samples have them among so many top ones (0: by score)."
+        ),
+    ] = 0
+    held_out: common.HeldOut = 0
+    seed: common.Seed = 0
+    noise: common.Noise = None
+    nan: Annotated[
+        str,
+        typer.Option(help="Values that are not finite: skip them, or keep: leave out samples that have one."),
+    ] = "skip"
 
 
 # Labels as they are called in rows: a store's groups can't have variables of these names.
@@ -43,18 +55,13 @@ def rank(
     metric: Metric = "max",
     top: common.Top = 10,
     layers: opt.Layers = "all",
-    n_each_image: EachImage = 0,
     n_each_class: Annotated[int | None, typer.Option(help="The same as --top, for --per class.")] = None,
     unique: Annotated[
         bool, typer.Option("--unique", help="Only channels that are among the top of no other class.")
     ] = False,
-    held_out: common.HeldOut = 0,
-    seed: common.Seed = 0,
-    noise: common.Noise = None,
-    nan: Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    scored: Scored,
+    results: common.Results,
 ) -> None:
     """Rank channels: over all, for each class (selectivity, precision, unique ones), or for each sample.
 
@@ -64,21 +71,17 @@ def rank(
     from fmx.analyze import rank as compute
     from fmx.analyze import to_rows
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     settings: dict[str, Any] = {
         "per": per,
         "metric": metric,
         "top": n_each_class or top,
-        "n_each_image": n_each_image,
         "unique": unique,
-        "noise": noise,
-        "held_out": held_out,
-        "seed": seed,
-        "nan": nan,
+        **asdict(scored),
     }
     with common.reading():
-        found = compute(opened, layers=layers, allow_partial=allow_partial, **settings)
-    common.save(opened, save, found, {"analysis": "rank", **settings})
+        found = compute(opened, layers=layers, allow_partial=results.allow_partial, **settings)
+    results.keep(opened, found, {"analysis": "rank", **settings})
     rows = [row for row in to_rows(found) if row["channel"] >= 0]
     order = ["layer", *{"class": ["label"], "sample": ["sample"]}.get(per, []), "rank", "channel"]
     # Selectivity and precision have columns of their own.
@@ -96,7 +99,7 @@ def rank(
     ]
     headings = {"score": metric, "others_mean": "others", "precision_held_out": "held out", "label": "class"}
     columns = {name: headings.get(name, name) for name in order if rows and name in rows[0]}
-    common.show(rows, columns | common.lost_column(rows), json=json)
+    results.show(rows, columns | common.lost_column(rows))
 
 
 def top_samples(
@@ -112,15 +115,14 @@ def top_samples(
     ] = None,
     weights: opt.Weights = None,
     noise: common.Noise = None,
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Find for every channel the samples that excite it most, with the place and the box it sees in the input."""
     from fmx.analyze import to_rows
     from fmx.analyze import top_samples as compute
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     fields = measured(opened, layers, model, weights) if model else {}
     with common.reading():
         found = compute(
@@ -131,10 +133,10 @@ def top_samples(
             weakest=weakest,
             noise=noise,
             fields=fields,
-            allow_partial=allow_partial,
+            allow_partial=results.allow_partial,
         )
     settings = {"analysis": "top-samples", "k": k, "per_class": per_class, "weakest": weakest}
-    common.save(opened, save, found, settings)
+    results.keep(opened, found, settings)
     wanted = opt.numbers("--channels", channels or None)
     rows = [row for row in to_rows(found) if row["sample_number"] >= 0]
     rows = [row for row in rows if wanted is None or row["channel"] in wanted]
@@ -147,7 +149,7 @@ def top_samples(
     shown = {n: headings.get(n, n) for n in names if any(n in row for row in rows) and (n != "label" or per_class)}
     rough = any("approximate" in dataset.attrs.get("receptive_field", "") for dataset in found.values())
     about = ["boxes are approximate, in proportion to the map; --model measures the receptive fields"] if rough else []
-    common.show(rows, shown | common.lost_column(rows), json=json, about=about)
+    results.show(rows, shown | common.lost_column(rows), about=about)
 
 
 def measured(store: Store, layers: str, model: str, weights: str | None) -> dict[str, ReceptiveField]:
@@ -176,18 +178,13 @@ def class_sums(
     store: opt.StorePath,
     layers: opt.Layers = "all",
     metric: Metric = "mean",
-    n_each_class: EachClass = 10,
-    n_each_image: EachImage = 0,
+    n_each_class: Annotated[int, typer.Option(help="Top channels of each class.")] = 10,
     shared: Annotated[
         bool, typer.Option("--shared", help="Sum up channels that are top ones of several classes, too.")
     ] = False,
-    held_out: common.HeldOut = 0,
-    seed: common.Seed = 0,
-    noise: common.Noise = None,
-    nan: Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    scored: Scored,
+    results: common.Results,
 ) -> None:
     """Sum up each class's top channels for each sample, and see whose sum is largest.
 
@@ -197,32 +194,42 @@ def class_sums(
     from fmx.analyze import class_sums as compute
     from fmx.analyze import to_rows
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     settings: dict[str, Any] = {
         "metric": metric,
         "n_each_class": n_each_class,
-        "n_each_image": n_each_image,
         "unique": not shared,
-        "noise": noise,
-        "held_out": held_out,
-        "seed": seed,
-        "nan": nan,
+        **asdict(scored),
     }
     with common.reading():
-        found = compute(opened, layers=layers, allow_partial=allow_partial, **settings)
-    common.save(opened, save, found, {"analysis": "class-sums", **settings})
-    if json:
-        common.show(to_rows(found), {}, json=True)
+        found = compute(opened, layers=layers, allow_partial=results.allow_partial, **settings)
+    results.keep(opened, found, {"analysis": "class-sums", **settings})
+    if results.json:
+        results.show(to_rows(found), {})
         return
-    rows: list[dict[str, Any]] = []
-    for layer, dataset in found.items():
-        for i, label in enumerate(dataset["label"].values):
-            own, sums = dataset["own"].values == label, dataset["sum"].values[:, i]
-            largest = dataset["largest"].values[own] == label
-            row = {"layer": layer, "class": str(label), "channels": int(dataset["channels"][i])}
-            row |= {"own": float(sums[own].mean()), "others": float(sums[~own].mean())}
-            row["not_finite"] = int(dataset["not_finite"][:, i].sum())
-            rows.append(row | {"largest": f"{int(largest.sum())} of {len(largest)}"})
+    rows = [row for layer, dataset in found.items() for row in _class_rows(layer, dataset)]
     headings = {"own": "mean of its samples", "others": "mean of others", "largest": "its sum is largest"}
     names = ["layer", "class", "channels", "own", "others", "largest"]
-    common.show(rows, {name: headings.get(name, name) for name in names} | common.lost_column(rows), json=False)
+    about = [
+        f"{layer}: no channels of their own for {missing}: their top channels are top ones of other classes, too "
+        "(--shared sums these up, a larger --n-each-class may find others)"
+        for layer, dataset in found.items()
+        if (missing := dataset.attrs["without_channels"])
+    ]
+    columns = {name: headings.get(name, name) for name in names} | common.lost_column(rows)
+    results.show(rows, columns, about=about)
+
+
+def _class_rows(layer: str, dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Make a row of each class; of one without channels nothing is said about sums."""
+    rows: list[dict[str, Any]] = []
+    for i, label in enumerate(dataset["label"].values):
+        own, sums = dataset["own"].values == label, dataset["sum"].values[:, i]
+        row = {"layer": layer, "class": str(label), "channels": int(dataset["channels"][i])}
+        row["not_finite"] = int(dataset["not_finite"][:, i].sum())
+        if row["channels"]:
+            largest = dataset["largest"].values[own] == label
+            row |= {"own": float(sums[own].mean()), "others": float(sums[~own].mean())}
+            row["largest"] = f"{int(largest.sum())} of {len(largest)}"
+        rows.append(row)
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -9,11 +10,17 @@ import typer
 from fmx.cli import options as opt
 from fmx.errors import FmxError
 
-__all__ = ["Levels", "Samples", "Seed", "levels", "one_of"]
+__all__ = ["Drawn", "Levels", "levels", "one_of"]
 
 Levels = Annotated[str | None, typer.Option(help="Noise levels such as 0,0.2, or all (default: the first).")]
-Samples = Annotated[int | None, typer.Option(help="Take so many samples only, drawn at random.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn at random."""
+
+    samples: Annotated[int | None, typer.Option(help="Take so many samples only, drawn at random.")] = None
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")] = 0
 
 
 def levels(text: str | None) -> list[float] | str | None:

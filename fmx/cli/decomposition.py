@@ -26,11 +26,9 @@ def decompose(
     components: Annotated[int, typer.Option(help="Of pca and nmf.")] = 10,
     clip: Annotated[bool, typer.Option("--clip", help="Take negative values as 0 in nmf.")] = False,
     points: Annotated[int, typer.Option(help="Positions of samples that nmf learns from.")] = 50_000,
-    samples: chosen.Samples = None,
-    seed: chosen.Seed = 0,
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    drawn: chosen.Drawn,
+    results: common.Results,
 ) -> None:
     """Describe layers by few directions of their channels, or lay their channels out in a plane.
 
@@ -39,7 +37,7 @@ def decompose(
     from fmx.analyze import to_rows
     from fmx.analyze.decomposition import decompose as compute
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     with common.reading():
         found = compute(
             opened,
@@ -49,23 +47,23 @@ def decompose(
             components=components,
             clip=clip,
             points=points,
-            samples=samples,
-            seed=seed,
-            allow_partial=allow_partial,
+            samples=drawn.samples,
+            seed=drawn.seed,
+            allow_partial=results.allow_partial,
         )
-    common.save(
-        opened, save, found, {"analysis": "decompose", "method": method, "components": components, "seed": seed}
+    results.keep(
+        opened, found, {"analysis": "decompose", "method": method, "components": components, "seed": drawn.seed}
     )
     if method in ("tsne", "umap"):
         placed = {name: _plane(dataset) for name, dataset in found.items()}
-        common.show(to_rows(placed), {c: c for c in ("layer", "channel", "x", "y")}, json=json)
-    elif json:
-        common.show([row for name, one in found.items() for row in _component_rows(name, one)], {}, json=True)
+        results.show(to_rows(placed), {c: c for c in ("layer", "channel", "x", "y")})
+    elif results.json:
+        results.show([row for name, one in found.items() for row in _component_rows(name, one)], {})
     else:
         rows = [_summary(name, dataset, method) for name, dataset in found.items()]
         columns = {key: _HEADINGS.get(key, key.replace("_", " ")) for key in rows[0] if key not in ("nan", "inf")}
         told = ["shares of the variance over samples, timesteps and positions"] if method == "pca" else []
-        common.show(rows, columns | common.lost_column(rows), json=False, about=told)
+        results.show(rows, columns | common.lost_column(rows), about=told)
 
 
 _HEADINGS = {"first": "share of 1", "first_3": "of 3", "all_of_them": "of all"}
@@ -126,19 +124,17 @@ def information(
     components: Annotated[int, typer.Option(help="Projections, with --of component.")] = 10,
     shuffles: Annotated[int, typer.Option(help="How often labels are shuffled, to see what comes out by chance.")] = 10,
     per: Annotated[str, typer.Option(help="layer, or channel for every channel (or component) apart.")] = "layer",
-    samples: chosen.Samples = None,
-    seed: chosen.Seed = 0,
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    drawn: chosen.Drawn,
+    results: common.Results,
 ) -> None:
     """Estimate, in bits, how much each channel says about the label or the picture."""
     from fmx.analyze import to_rows
     from fmx.analyze.information import information as compute
 
     chosen.one_of("--per", per, ("layer", "channel"))
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     with common.reading():
         found = compute(
             opened,
@@ -151,16 +147,16 @@ def information(
             bins=bins,
             components=components,
             shuffles=shuffles,
-            samples=samples,
-            seed=seed,
+            samples=drawn.samples,
+            seed=drawn.seed,
             nan=nan,
-            allow_partial=allow_partial,
+            allow_partial=results.allow_partial,
         )
-    common.save(
-        opened, save, found, {"analysis": "information", "about": about, "estimator": estimator, "of": of, "nan": nan}
+    results.keep(
+        opened, found, {"analysis": "information", "about": about, "estimator": estimator, "of": of, "nan": nan}
     )
     rows = to_rows(found)
-    if per == "layer" and not json:
+    if per == "layer" and not results.json:
         rows = [row for name, dataset in found.items() for row in _best(name, dataset, of)]
         headings = {of: f"best {of}", "most": "its bits", "mean": "mean bits", "chance": "by chance"}
         columns = {key: headings.get(key, key) for key in rows[0] if key not in ("nan", "inf")}
@@ -169,7 +165,7 @@ def information(
     told = f"{estimator}, in bits, about {about}"
     bits = next(iter(found.values()))
     told += f" ({bits['entropy'].values[0]:.3g} bits)" if "entropy" in bits else ""
-    common.show(rows, columns | common.lost_column(rows), json=json, about=[told])
+    results.show(rows, columns | common.lost_column(rows), about=[told])
 
 
 def _best(layer: str, dataset: xr.Dataset, of: str) -> list[dict[str, Any]]:

@@ -66,7 +66,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *
     first = next(iter(columns))
     room = console.width - sum(width + 2 for key, width in widths.items() if key != first)
     for key, heading in columns.items():
-        numeric = all(isinstance(row.get(key), int | float) for row in rows)
+        there = [row[key] for row in rows if row.get(key) is not None]
+        numeric = bool(there) and all(isinstance(value, int | float) for value in there)
         justify: Literal["left", "right"] = "right" if numeric else "left"
         width = min(widths[key], max(room, _LEAST_NAME)) if key == first else widths[key]
         table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis", width=width)

@@ -20,9 +20,8 @@ def robustness(
     per: Per = "layer",
     top: Annotated[int, typer.Option("--top", "-k", help="Top channels of a sample that are compared.")] = 10,
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Compare every noise level with the clean activations: SQNR, cosine, relative L2, correlation, top channels.
 
@@ -32,12 +31,12 @@ def robustness(
     from fmx.analyze import robustness as compute
     from fmx.analyze import to_rows
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     with common.reading():
-        found = compute(opened, layers=layers, per=per, top=top, nan=nan, allow_partial=allow_partial)
-    common.save(opened, save, found, {"analysis": "robustness", "per": per, "top": top, "nan": nan})
+        found = compute(opened, layers=layers, per=per, top=top, nan=nan, allow_partial=results.allow_partial)
+    results.keep(opened, found, {"analysis": "robustness", "per": per, "top": top, "nan": nan})
     rows = to_rows(found)
-    shown = rows if json else [row for row in rows if row["noise"] != 0]
+    shown = rows if results.json else [row for row in rows if row["noise"] != 0]
     names = ["layer", *(["channel"] if per == "channel" else []), "noise"]
     names += ["sqnr", "cosine", "relative_l2", "correlation", "top_overlap", "halved", "flipped", "half_level"]
     headings = {
@@ -49,10 +48,10 @@ def robustness(
     about = []
     if per == "layer" and rows and "flipped" not in rows[0]:
         about = ["extract with --outputs to see the share of flipped predictions"]
-    for row in shown if not json else []:
+    for row in shown if not results.json else []:
         row["half_level"] = row["half_level"] if row["half_reached"] else "not reached"
     columns = {name: headings.get(name, name) for name in names if rows and name in rows[0]}
-    common.show(shown, columns | common.lost_column(shown), json=json, about=about)
+    results.show(shown, columns | common.lost_column(shown), about=about)
 
 
 def temporal(
@@ -65,9 +64,8 @@ def temporal(
     lags: Annotated[int, typer.Option(help="Lags of the autocorrelation, in timesteps.")] = 8,
     noise: common.Noise = None,
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Say how activations of clips change over time: change from step to step, variance, autocorrelation.
 
@@ -76,16 +74,18 @@ def temporal(
     from fmx.analyze import temporal as compute
     from fmx.analyze import to_rows
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     with common.reading():
-        found = compute(opened, layers=layers, per=per, lags=lags, noise=noise, nan=nan, allow_partial=allow_partial)
-    common.save(opened, save, found, {"analysis": "temporal", "per": per, "lags": lags, "nan": nan})
+        found = compute(
+            opened, layers=layers, per=per, lags=lags, noise=noise, nan=nan, allow_partial=results.allow_partial
+        )
+    results.keep(opened, found, {"analysis": "temporal", "per": per, "lags": lags, "nan": nan})
     rows: list[dict[str, Any]] = []
     for layer, dataset in found.items():
         own = to_rows({layer: dataset.drop_dims(["step", "lag"])})
         if per == "channel":
             own.sort(key=lambda row: row["rank"])
-            own = own if json or len(own) <= 2 * top else own[:top] + own[-top:]
+            own = own if results.json or len(own) <= 2 * top else own[:top] + own[-top:]
         steps = dataset["autocorrelation"].values
         if per == "layer":
             own[0] |= {f"autocorrelation_{i + 1}": float(value) for i, value in enumerate(steps)}
@@ -94,7 +94,7 @@ def temporal(
     names += [f"autocorrelation_{lag}" for lag in (2, 4, 8) if per == "layer" and rows and lag <= lags]
     headings = {name: f"autocorr. {name.rpartition('_')[2]}" for name in names if name.startswith("auto")}
     columns = {n: headings.get(n, n) for n in names if any(n in row for row in rows)}
-    common.show(rows, columns | common.lost_column(rows), json=json)
+    results.show(rows, columns | common.lost_column(rows))
 
 
 def health(
@@ -102,9 +102,8 @@ def health(
     layers: opt.Layers = "all",
     per: Per = "layer",
     noise: common.Noise = None,
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Look for dead, always-on, saturated and duplicate channels, and for means and sparsity out of the usual ranges.
 
@@ -115,13 +114,13 @@ def health(
     from fmx.analyze import to_rows
     from fmx.analyze.health import MEANINGS
 
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = results.open(store)
     with common.reading():
-        found = compute(opened, layers=layers, per=per, noise=noise, allow_partial=allow_partial)
-    common.save(opened, save, found, {"analysis": "health", "per": per})
+        found = compute(opened, layers=layers, per=per, noise=noise, allow_partial=results.allow_partial)
+    results.keep(opened, found, {"analysis": "health", "per": per})
     rows = to_rows(found)
-    if json:
-        common.show(rows, {}, json=True)
+    if results.json:
+        results.show(rows, {})
         return
     if per == "channel":
         for row in rows:
@@ -129,7 +128,7 @@ def health(
             states += [f"like {row['twin']}"] if row["duplicate"] else []
             row["state"] = ", ".join(states)
         names = ["layer", "channel", "mean", "sparsity", "min", "max", "state"]
-        common.show(rows, {name: name for name in names} | common.lost_column(rows), json=False)
+        results.show(rows, {name: name for name in names} | common.lost_column(rows))
         return
     for row in rows:
         row["unusual"] = found[row["layer"]].attrs["flags"] or "nothing"
@@ -137,4 +136,4 @@ def health(
     headings = {"always_on": "always on", "magnitude": "mean size", "duplicate": "duplicates"}
     flags = {flag for dataset in found.values() for flag in dataset.attrs["flags"].split(", ")}
     about = [f"{name}: {text}" for name, text in MEANINGS.items() if name in flags]
-    common.show(rows, {name: headings.get(name, name) for name in names}, json=False, about=about)
+    results.show(rows, {name: headings.get(name, name) for name in names}, about=about)

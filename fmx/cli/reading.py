@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmx.cli import options as opt
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
@@ -20,8 +22,10 @@ __all__ = [
     "AllowPartial",
     "By",
     "HeldOut",
+    "Kept",
     "Nan",
     "Noise",
+    "Results",
     "Save",
     "Seed",
     "Top",
@@ -54,7 +58,8 @@ Save = Annotated[
 By = Annotated[
     str,
     typer.Option(
-        help="Labels to keep apart, separated by commas: channel, noise, sample, label (class), timestep, y, x, token."
+        help="Labels to keep apart, separated by commas: channel, noise, sample, label (class), timestep, y, x, token; "
+        "epoch and step of what was recorded in training."
     ),
 ]
 Noise = Annotated[float | None, typer.Option(help="Noise level, one that the store has (default: 0, clean).")]
@@ -67,6 +72,49 @@ Nan = Annotated[
     typer.Option(help="Values that are not finite: skip them, or keep: results are NaN that have one among theirs."),
 ]
 Top = Annotated[int, typer.Option("--top", "-k", help="Channels listed.")]
+# A table that is longer is not read by anyone.
+MOST_ROWS = 40
+
+
+def _rows(text: str) -> str:
+    """Refuse a number of rows before anything is read for it."""
+    if text != "all" and not (text.isdecimal() and int(text)):
+        raise FmxError(f"--rows takes a number from 1 on, or all, not '{text}'.")
+    return text
+
+
+Rows = Annotated[
+    str, typer.Option("--rows", metavar="N|all", callback=_rows, help="Rows of the table that are printed.")
+]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Whether an unfinished store will do, and what becomes of the results: options of all commands that have any."""
+
+    allow_partial: AllowPartial = False
+    save: Save = None
+    json: opt.Json = False
+
+    def open(self, path: str) -> Store:
+        """Open a store, and say on standard error what is left out of it."""
+        return open_for(path, allow_partial=self.allow_partial)
+
+    def keep(self, store: Store, results: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> None:
+        """Save results if that is wanted, with how they came about."""
+        save(store, self.save, results, settings)
+
+
+@dataclass(frozen=True)
+class Results(Kept):
+    """The same for results that are tables."""
+
+    rows: Rows = str(MOST_ROWS)
+
+    def show(self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, about: Sequence[str] = ()) -> None:
+        """Print rows as JSON, all of them, or as many as are wanted as a table; notes go to standard error."""
+        more = "--rows all or --json shows them all, --save NAME and fmx export write them to files"
+        show(rows, columns, json=self.json, most=None if self.rows == "all" else int(self.rows), about=about, more=more)
 
 
 def help_of(function: Callable[..., None]) -> str:
@@ -74,8 +122,6 @@ def help_of(function: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(function) or "").split("\n\n"))
 
 
-# A table that is longer is not read by anyone.
-MOST_ROWS = 40
 MOST_SAVED_BYTES = 512 * 2**20
 
 
@@ -127,21 +173,33 @@ def show(
     columns: Mapping[str, str],
     *,
     json: bool,
-    most: int = MOST_ROWS,
+    most: int | None = MOST_ROWS,
     about: Sequence[str] = (),
+    more: str = "--json lists them all",
 ) -> None:
-    """Print rows as JSON or as a table, of which a terminal shows the first ones; notes go to standard error."""
-    import sys
+    """Print rows as JSON, all of them, or the first ones as a table; notes go to standard error.
 
+    Parameters
+    ----------
+    rows : sequence of mapping
+    columns : mapping of str to str
+        See `fmx.cli.output.print_table`.
+    json : bool
+    most : int, optional
+        Rows of a table, whether it goes to a terminal or not; None for all.
+    about : sequence of str
+        Notes.
+    more : str
+        How to get at the rows that are not shown.
+    """
     from fmx.cli.output import note, print_json, print_table
 
     if json:
         print_json(rows)
         return
-    most = most if sys.stdout.isatty() else len(rows)
     print_table(rows[:most], columns)
-    if len(rows) > most:
-        note(f"{len(rows) - most} more rows: pipe it, take --json, or --save NAME and fmx export")
+    if most is not None and len(rows) > most:
+        note(f"these are {most} of {len(rows)} rows: {more}")
     for text in about:
         note(text)
 

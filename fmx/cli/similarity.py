@@ -11,6 +11,7 @@ from fmx.cli import chosen
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 from fmx.cli.decomposition import decompose, information
+from fmx.cli.groups import grouped
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def register_comparisons(app: typer.Typer) -> None:
         information: "acts.zarr --about label --layers layer4",
     }
     for function, words in examples.items():
-        app.command(help=common.help_of(function), epilog=f"Example: fmx {function.__name__} {words}")(function)
+        about = {"help": common.help_of(function), "epilog": f"Example: fmx {function.__name__} {words}"}
+        app.command(**about)(grouped(function))
 
 
 def compare(
@@ -54,9 +56,8 @@ def compare(
     per: Per = "layer",
     maps: Annotated[bool, typer.Option("--maps", help="Save differences at every position too, with --save.")] = False,
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    results: common.Results,
 ) -> None:
     """Compare two stores layer by layer: two models, two epochs, two formats.
 
@@ -67,9 +68,9 @@ def compare(
     from fmx.analyze.compare import compare as compute
 
     chosen.one_of("--per", per, ("layer", "channel"))
-    if maps and save is None:
+    if maps and results.save is None:
         raise FmxError("--maps are kept in the store: give them a name with --save NAME.")
-    first, second = (common.open_for(path, allow_partial=allow_partial) for path in (store, other))
+    first, second = results.open(store), results.open(other)
     with common.reading():
         found = compute(
             first,
@@ -80,9 +81,9 @@ def compare(
             space=space,
             maps=maps,
             nan=nan,
-            allow_partial=allow_partial,
+            allow_partial=results.allow_partial,
         )
-    common.save(first, save, found, {"analysis": "compare", "other": other, "space": space, "nan": nan})
+    results.keep(first, found, {"analysis": "compare", "other": other, "space": space, "nan": nan})
     wanted = {name: _per(dataset, per) for name, dataset in found.items()}
     rows = [row | {"other_layer": found[row["layer"]].attrs["other_layer"]} for row in to_rows(wanted)]
     for row in rows:
@@ -94,7 +95,7 @@ def compare(
     columns |= {key: text for key, text in headings.items() if any(key in row for row in rows)}
     columns |= common.lost_column(rows)
     about = [f"{name}: differences: {d.attrs['differences']}" for name, d in found.items() if d.attrs["differences"]]
-    common.show(rows, columns, json=json, about=about)
+    results.show(rows, columns, about=about)
 
 
 _LAYER_HEADINGS = {
@@ -155,14 +156,12 @@ def similarity(
         str, typer.Option(help="Distance of rsa: correlation, cosine, euclidean, sqeuclidean or cityblock.")
     ] = "correlation",
     comparison: Annotated[str, typer.Option(help="Of rsa: spearman, pearson, cosine or kendall.")] = "spearman",
-    samples: chosen.Samples = None,
     batch: Annotated[int, typer.Option(help="Samples of a minibatch.")] = 256,
     landmarks: Annotated[int, typer.Option(help="Samples that stand for all with --estimator nystrom.")] = 200,
-    seed: chosen.Seed = 0,
     nan: common.Nan = "skip",
-    allow_partial: common.AllowPartial = False,
-    save: common.Save = None,
-    json: opt.Json = False,
+    *,
+    drawn: chosen.Drawn,
+    results: common.Kept,
 ) -> None:
     """Say how alike layers are: all pairs of a store's, with those of another store, or over noise levels.
 
@@ -170,9 +169,9 @@ def similarity(
     """
     from fmx.analyze import to_rows
     from fmx.analyze.likeness import similarity as compute
+    from fmx.cli.output import print_json
 
-    first = common.open_for(store, allow_partial=allow_partial)
-    second = None if other is None else common.open_for(other, allow_partial=allow_partial)
+    first, second = results.open(store), None if other is None else results.open(other)
     with common.reading():
         found = compute(
             first,
@@ -188,18 +187,18 @@ def similarity(
             variance=variance,
             metric=metric,
             comparison=comparison,
-            samples=samples,
+            samples=drawn.samples,
             batch=batch,
             landmarks=landmarks,
-            seed=seed,
+            seed=drawn.seed,
             nan=nan,
-            allow_partial=allow_partial,
+            allow_partial=results.allow_partial,
         )
     attributes = {str(key): value for key, value in found.attrs.items()}
     by_layer = {str(name): found.sel(layer=name) for name in found["layer"].values}
-    common.save(first, save, by_layer, {"analysis": "similarity", **attributes})
-    if json:
-        common.show(to_rows({"": found}), {}, json=True)
+    results.keep(first, by_layer, {"analysis": "similarity", **attributes})
+    if results.json:
+        print_json(to_rows({"": found}))
         return
     _print_similarity(found)
 

@@ -81,7 +81,7 @@ class NoisePairs(ColumnReducer):
         found = _without_axis(block, axes, self.axis, self.levels, "noise levels")
         if found is not None:
             flat, runs, apart = found
-            where = flat, runs.bases, runs.starts, runs.length, runs.step, apart
+            where = flat, runs.mask, runs.bases, runs.starts, runs.length, runs.step, apart
             add_pairs(*where, self.clean, self.levels, at, *columns)
 
     def join(self, columns: Table, others: Table, at: int) -> None:

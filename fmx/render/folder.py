@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from threading import Lock
@@ -15,17 +14,16 @@ from typing import Self
 from uuid import uuid4
 
 from fmx.errors import FmxError
+from fmx.file_names import file_name, unused_name
 from fmx.render.frame import Frame
 from fmx.render.index import INDEX, PictureIndex, indexed_files
 from fmx.render.sinks import is_unfinished, save_frame
 
-__all__ = ["INDEX", "PictureFolder", "file_name"]
+__all__ = ["INDEX", "PictureFolder"]
 
 # Lies in the folder as long as pictures are still to come.
 UNFINISHED = "unfinished.txt"
 _MODEL_FILE = re.compile(r"\.(onnx|pt2?|pth|ts|zip|safetensors)$", re.IGNORECASE)
-# Most file systems take 255 bytes; names get a suffix, and a hidden twin while they are written.
-_LONGEST = 180
 
 
 class PictureFolder:
@@ -115,11 +113,7 @@ class PictureFolder:
         """
         with self._lock:
             stem = file_name(*map(str, parts)) or "picture"
-            names = (f"{stem}{suffix}" if i == 1 else f"{stem}-{i}{suffix}" for i in range(1, len(self._taken) + 2))
-            # Some file systems take upper and lower case for the same.
-            found = next(name for name in names if name.lower() not in self._taken)
-            self._taken.add(found.lower())
-        return self.place / found
+            return self.place / unused_name(self._taken, stem, suffix)
 
     def add(self, path: str | PathLike[str], labels: Mapping[str, object]) -> None:
         """Enter a file that lies in the folder into the index."""
@@ -173,15 +167,6 @@ class PictureFolder:
     def _about_end(self) -> str:
         told = "This folder is not complete: index.csv lists the pictures that were drawn before the run ended.\n"
         return told + (f"The folder that it was to replace lies beside it, as {self._old.name}.\n" if self._old else "")
-
-
-def file_name(*parts: str) -> str:
-    """Join labels by ``_``; anything but letters, digits, dots, dashes and plus becomes a dash, long names are cut."""
-    name = "_".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts).lstrip(".")
-    if len(name.encode()) <= _LONGEST:
-        return name
-    kept = name.encode()[: _LONGEST - 9].decode(errors="ignore")
-    return f"{kept}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _short_model(model: str) -> str:
