@@ -117,3 +117,12 @@ def test_extremes_of_channels_that_lie_side_by_side(dtype: str) -> None:
         assert found["at_max"][channel] == (known == known.max()).sum()
         assert found["count"][channel] == known.size
     assert np.isnan(found["max"][4]) and found["at_max"][4] == found["count"][4] == 0
+
+
+@pytest.mark.parametrize(("samples", "told"), [(15, 0), (16, 2)])
+def test_few_values_make_no_duplicates(tmp_path: Path, samples: int, told: int) -> None:
+    values = RNG.normal(size=(samples, 1, 1, 3)).astype(np.float32)
+    values[..., 1] = 2 * values[..., 0]
+    found = health(write_store(tmp_path / "s", {"fc": values}), per="channel")["fc"]
+    assert int(found["duplicate"].sum()) == told
+    assert found["twin"].values[:2].tolist() == [1, 0] and found["correlation"].values[0] == pytest.approx(1)

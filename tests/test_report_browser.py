@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from fmx.report import write_report
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs a chromium on the path")
 
+# Where names lead; the second call of stem is a layer, and not its channel 2.
+FOUND = {
+    "stem:2": "layer-4",
+    "stem:2:8": "layer-4-channel-8",
+    "stem:8": "layer-1-channel-8",
+    'a/b "c" & d:0': "layer-5-channel-0",
+    "<script>throw 1</script>": "layer-6",
+    "層": "layer-7",
+}
 LONG = "encoder." + "a_block_with_a_long_name." * 4 + "convolution_number_1"
 
 
@@ -27,6 +37,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         LONG: rng.normal(size=(12, 2, 1, 5, 4, 4)).astype(np.float32),
         "<b>head</b>": rng.normal(size=(12, 2, 1, 70)).astype(np.float32),
     }
+    odd = {"stem:2": (9, 8, 8), 'a/b "c" & d': (3, 4, 4), "<script>throw 1</script>": (4, 4, 4), "é ü 層": (3,)}
+    values |= {name: rng.normal(size=(12, 2, 1, *shape)).astype(np.float32) for name, shape in odd.items()}
     values |= {f"block{i}": rng.normal(size=(12, 2, 1, 4, 4, 4)).astype(np.float32) for i in range(15)}
     store = write_store(
         folder / "acts.zarr",
@@ -110,6 +122,11 @@ def test_keys_lead_through_the_layers(reports: dict[str, Path]) -> None:
         page.until("location.hash === '#layer-3-channel-69'")
         row = "document.getElementById('layer-3-channel-69')"
         assert page.run(f"{row}.closest('details') === null || {row}.closest('details').open")
+        for text, found in FOUND.items():
+            page.run("document.getElementById('find').focus()")
+            page.run(f"document.getElementById('find').value = {json.dumps(text)}")
+            page.press("Enter")
+            page.until(f"location.hash === '#{found}' && document.activeElement.id === '{found}'")
         page.run("document.getElementById('find').focus()")
         page.run("document.getElementById('find').value = 'no such'")
         page.press("Enter")

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.analyze.batches import channel_batches
-from fmx.analyze.parts import Part, check_complete, find_level, noise_levels
+from fmx.analyze.parts import Part, check_complete, check_per, find_level, noise_levels
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
 from fmx.reduce import Moments, Reducer, State
@@ -29,6 +29,8 @@ TWIN = 0.98
 # Places of each sample at which channels are compared, and the most channels of which all pairs are.
 PLACES = 16
 MOST_CHANNELS = 8192
+# Of fewer values, some of thousands of pairs are alike by chance.
+LEAST_COMPARED = 16
 
 MEANINGS = {
     "dead": "dead channels say nothing: learning rate too high, bad initialisation, or inputs unlike the training data",
@@ -51,7 +53,7 @@ _STATES = {
     "saturated": "is saturated: at least 50 % of its finite values are equal to its largest one (at_max ≥ 0.5), and it "
     "is not constant",
     "duplicate": "does the same as another one of the layer: Pearson's |r| ≥ 0.98 over 16 evenly spaced values "
-    "(positions, timesteps) of each sample",
+    "(positions, timesteps) of each sample, 16 values in all at least",
 }
 _CHANNEL = {
     "mean": "mean of the channel's finite values, Σx / n",
@@ -96,13 +98,12 @@ def health(
     Parameters
     ----------
     store : Store
-    layers : str or iterable of str
+    layers, allow_partial
+        See `fmx.analyze.stats`.
     per : str
         ``layer``, or ``channel`` for every channel apart.
     noise : float, optional
         Level; 0 where left out.
-    allow_partial : bool
-        Analyse the complete samples of an unfinished store.
 
     Returns
     -------
@@ -117,8 +118,7 @@ def health(
     FmxError
         A layer without channels; an unfinished store.
     """
-    if per not in {"layer", "channel"}:
-        raise FmxError(f"Health is told per layer or channel, not {per}.")
+    check_per(per, "Health")
     check_complete(store, allow_partial)
     part = Part(level=find_level(store, noise))
     found = {}
@@ -175,7 +175,9 @@ class Gathered:
 
     def channels(self) -> xr.Dataset:
         """Judge every channel; see `health`."""
-        return _channels(self.states["moments"], self.states["extremes"], *self.pairs.twins(), self.data)
+        enough = self.pairs.count >= LEAST_COMPARED
+        twins = *self.pairs.twins(), enough
+        return _channels(self.states["moments"], self.states["extremes"], twins, self.data)
 
 
 class _Pairs:
@@ -219,8 +221,9 @@ class _Pairs:
 
 
 def _channels(
-    state: State, extreme: State, twin: NDArray[np.int64], correlation: NDArray[np.float64], data: xr.Dataset
+    state: State, extreme: State, twins: tuple[NDArray[np.int64], NDArray[np.float64], bool], data: xr.Dataset
 ) -> xr.Dataset:
+    twin, correlation, enough = twins
     moments, extremes = Moments().finalize(state), Extremes().finalize(extreme)
     low, high, zeros = moments["min"], moments["max"], moments["sparsity"]
     known = moments["count"] > 0
@@ -244,7 +247,7 @@ def _channels(
         "saturated": known & ~constant & (at_max >= SATURATED),
         "twin": numbers[twin],
         "correlation": correlation,
-        "duplicate": np.abs(np.nan_to_num(correlation)) >= TWIN,
+        "duplicate": (np.abs(np.nan_to_num(correlation)) >= TWIN) & enough,
         "nan": moments["nan"],
         "inf": moments["inf"],
     }

@@ -203,18 +203,24 @@ def _tiles(found: Findings, parts: list[LayerPart]) -> list[tuple[str, str]]:
     store = found.store
     flagged = sum(part.flagged for part in parts)
     channels = sum(one.channels.sizes["channel"] for one in found.layers if one.channels is not None)
-    tiles = [
-        ("layers", str(len(parts))),
-        ("channels", str(channels)),
-        ("samples", str(int(store.complete.sum()))),
-        ("noise levels", str(store.tree.sizes.get("noise", 1))),
-    ]
-    if labels := class_names(store):
-        tiles.insert(3, ("classes", str(len(labels))))
+    counts = {
+        "layer": len(parts),
+        "channel": channels,
+        "sample": int(store.complete.sum()),
+        "class": len(class_names(store)),
+        "noise level": store.tree.sizes.get("noise", 1),
+    }
+    tiles = [_counted(what, count) for what, count in counts.items() if count]
     lost = sum(int(one.whole["nan"] + one.whole["inf"]) for one in found.layers)
     if lost:
         tiles.append(("NaN or infinite", str(lost)))
-    return [*tiles, ("layers with findings", str(flagged))]
+    return [*tiles, (f"{_counted('layer', flagged)[0]} with findings", str(flagged))]
+
+
+def _counted(what: str, count: int) -> tuple[str, str]:
+    """Name what is counted, in the plural unless there is one."""
+    many = f"{what}es" if what.endswith("s") else f"{what}s"
+    return (what if count == 1 else many), str(count)
 
 
 def _matrices(found: Findings, page: Page) -> None:
