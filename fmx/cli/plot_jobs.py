@@ -10,8 +10,10 @@ from fmx.cli import reading as common
 from fmx.errors import FmxError, StoreError
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from fmx.store import Store
 
@@ -71,6 +73,25 @@ class Wanted:
             self._kept[key] = stats(self.store, layers=list(names), by=["noise", *by], **settings)
         return self._kept[key]
 
+    def top_samples(self) -> dict[str, xr.Dataset]:
+        """Find the top samples of all layers that have channels, once."""
+        from fmx.analyze import top_samples
+
+        if "top-samples" not in self._kept:
+            settings: Any = {"noise": self.noise, "allow_partial": self.allow_partial}
+            self._kept["top-samples"] = top_samples(self.store, layers=self.named("channel"), **settings)
+        return self._kept["top-samples"]
+
+    def draw_top_samples(self, found: xr.Dataset) -> Figure:
+        """Draw top samples, computed now or saved before, beside the pictures that the store keeps."""
+        from fmx.render.plots import top_samples
+        from fmx.render.selection import read_picture
+
+        def picture(sample: str, timestep: int) -> NDArray[np.uint8]:
+            return read_picture(self.store, sample, timestep)
+
+        return top_samples(found, picture, channels=self.channels or None, facts=self.facts, width=self.width)
+
     def one_level(self, dataset: xr.Dataset) -> xr.Dataset:
         """Take the wanted noise level of results that have several."""
         return dataset.isel(noise=self.level) if "noise" in dataset.dims else dataset
@@ -116,6 +137,10 @@ def _reason(wanted: Wanted, name: str) -> str:
             "the samples have no labels of two classes or more (put them into a folder for each class)",
         ),
         "spatial": (lambda: bool(wanted.named("y", "x")), "none of the layers has maps (y, x)"),
+        "top-samples": (
+            lambda: store.pictures is not None,
+            "the store keeps no pictures, as its data were arrays",
+        ),
         "similarity": (lambda: int(store.complete.sum()) >= 4, "it takes four samples or more"),
         "rdm": (lambda: int(store.complete.sum()) >= 3, "it takes three samples or more"),
         "differences": (lambda: wanted.other is not None, "name the other store with --other"),
@@ -123,7 +148,7 @@ def _reason(wanted: Wanted, name: str) -> str:
     possible, text = reasons.get(name, (lambda: True, ""))
     if not possible():
         return text
-    by_channel = {"channels", "robustness", "health", "class-sums"}
+    by_channel = {"channels", "robustness", "health", "class-sums", "top-samples"}
     return "none of the layers has channels" if name in by_channel and not wanted.named("channel") else ""
 
 
@@ -169,17 +194,19 @@ def _channels(wanted: Wanted) -> Drawn:
 
 
 def _spatial(wanted: Wanted) -> Drawn:
-    from fmx.analyze import top_samples
     from fmx.render.plots import spatial_patterns
 
     names = wanted.named("y", "x")
     maps = wanted.stats(["y", "x"], names)
-    with_channels = [name for name in wanted.named("y", "x", "channel") if name in names]
-    settings: Any = {"noise": wanted.noise, "allow_partial": wanted.allow_partial}
-    peaks = top_samples(wanted.store, layers=with_channels, **settings) if with_channels else {}
+    peaks = wanted.top_samples() if wanted.named("y", "x", "channel") else {}
     for name in names:
         figure = spatial_patterns(wanted.one_level(maps[name]), peaks.get(name), facts=wanted.facts, width=wanted.width)
         yield figure, {"plot": "spatial", "layer": name}
+
+
+def _top_samples(wanted: Wanted) -> Drawn:
+    for name, found in wanted.top_samples().items():
+        yield wanted.draw_top_samples(found), {"plot": "top-samples", "layer": name}
 
 
 def _layers(wanted: Wanted) -> Drawn:
@@ -268,6 +295,7 @@ _JOBS: dict[str, Callable[[Wanted], Drawn]] = {
     "distribution": _distribution,
     "channels": _channels,
     "spatial": _spatial,
+    "top-samples": _top_samples,
     "layers": _layers,
     "robustness": _robustness,
     "temporal": _temporal,

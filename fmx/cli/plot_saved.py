@@ -75,6 +75,7 @@ def _of_saved(
         "health": ("health", lambda: whole(plots.health_summary)),
         "compare": ("differences", lambda: whole(plots.model_differences)),
         "class-sums": ("class-sums", lambda: each(plots.class_sums, facts=False)),
+        "top-samples": ("top-samples", lambda: _of_top_samples(wanted, results)),
     }
     if analysis not in kinds:
         raise FmxError(
@@ -83,6 +84,11 @@ def _of_saved(
         )
     plot, draw = kinds[analysis]
     return plot, draw()
+
+
+def _of_top_samples(wanted: Wanted, results: Mapping[str, xr.Dataset]) -> Iterable[tuple[Figure, dict[str, str]]]:
+    for layer, dataset in results.items():
+        yield wanted.draw_top_samples(dataset), {"layer": layer}
 
 
 def _of_stats(

@@ -18,6 +18,7 @@ KINDS = {
     "distribution": "histogram, box and cumulative share",
     "channels": "mean, std, largest value and zeros of each channel",
     "spatial": "mean and variance at each position, and where channels peak",
+    "top-samples": "the pictures that excite channels most",
     "layers": "quantiles, std and sparsity of layers side by side",
     "robustness": "SQNR, cosine and rank stability against noise",
     "temporal": "change and autocorrelation over timesteps",
@@ -49,7 +50,7 @@ def plots(
     by: Annotated[
         str | None, typer.Option(help="Distributions apart by noise (default), label, or timestep; or whole.")
     ] = None,
-    channels: Annotated[str, typer.Option(help="Distributions of these channels, such as 0,3,17.")] = "",
+    channels: Annotated[str, typer.Option(help="Channels of distributions and top samples, such as 0,3,17.")] = "",
     noise: Annotated[float | None, typer.Option(help="Noise level, one that the store has (default: 0).")] = None,
     other: Annotated[
         str | None, typer.Option(metavar="STORE", help="Another store of the same samples, for differences.")

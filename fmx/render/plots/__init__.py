@@ -14,6 +14,7 @@ from fmx.render.plots.robustness import noise_robustness
 from fmx.render.plots.save import save_figure
 from fmx.render.plots.spatial import spatial_patterns
 from fmx.render.plots.temporal import temporal_curves
+from fmx.render.plots.top_samples import top_samples
 
 __all__ = [
     "channel_statistics",
@@ -29,4 +30,5 @@ __all__ = [
     "similarity_matrix",
     "spatial_patterns",
     "temporal_curves",
+    "top_samples",
 ]
