@@ -198,7 +198,7 @@ def test_channels_and_neurons_are_attributed(cli: Any, tmp_path: Path, photos: P
 def test_a_thousand_channels_are_not_attributed_unasked(
     cli: Any, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmx.cli.projection._MANY_CHANNELS", 7)
+    monkeypatch.setattr("fmx.cli.projection_notes._MANY_CHANNELS", 7)
     words = ["attribute", photos / "cat", "--layer", "4", "--method", "gradient", "--json"]
     failed = run(cli, tmp_path, *words, ok=False)
     assert "4 has 8 channels: choose some" in failed.err

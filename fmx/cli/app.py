@@ -113,7 +113,8 @@ app.command(epilog="Example: fmx bench torchvision:resnet18 --layers layer1,laye
 
 
 app.command(
-    epilog="Example: fmx occlude torchvision:resnet18 photos/ --weights resnet18.pth --patch 48 --layer layer4"
+    epilog="Example: fmx occlude torchvision:resnet18 photos/ --weights resnet18.pth --patch 48 --layer layer4",
+    help=help_of(occlude),
 )(occlude)
 app.command(epilog="Example: fmx maximize torchvision:resnet18 --weights resnet18.pth --layer layer3 --channels 0-15")(
     maximize

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli.groups import grouped
+from fmx.cli.opening import Opening
 
 if TYPE_CHECKING:
     from fmx.extraction import Settled
@@ -28,13 +31,10 @@ Data = Annotated[
 ]
 
 
-def _option(group: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=group, **more)
-
-
 _DATA, _NOISE, _RUN, _KEEP, _STORE = "Data", "Noise", "Running", "What is kept", "The store"
 
 
+@grouped
 def extract(
     model: opt.Model,
     data: Data,
@@ -45,82 +45,75 @@ def extract(
         ),
     ],
     layers: opt.Layers = "auto",
-    weights: opt.Weights = None,
-    allow_partial: opt.AllowPartial = False,
-    trust: opt.Trust = False,
-    operators: opt.Operators = None,
-    input_shape: opt.InputShape = None,
-    size: opt.Size = None,
-    crop: opt.Crop = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    value_range: opt.Range = None,
+    *,
+    opening: Opening,
     channels: opt.Channels = None,
-    layout: opt.Layout = None,
-    frames: Annotated[int | None, _option(_DATA, "Frames of a clip, for videos (default: 16).")] = None,
-    stride: Annotated[int, _option(_DATA, "Take every so many-th frame of videos.")] = 1,
-    clips: Annotated[bool, _option(_DATA, "The second axis of arrays is the timestep.", "--clips")] = False,
+    frames: Annotated[int | None, opt.option(_DATA, "Frames of a clip, for videos (default: 16).")] = None,
+    stride: Annotated[int, opt.option(_DATA, "Take every so many-th frame of videos.")] = 1,
+    clips: Annotated[bool, opt.option(_DATA, "The second axis of arrays is the timestep.", "--clips")] = False,
     on_error: Annotated[
-        str, _option(_DATA, "Samples that can't be read: fail, or skip and list them in the store.")
+        str, opt.option(_DATA, "Samples that can't be read: fail, or skip and list them in the store.")
     ] = "fail",
     noise: Annotated[
         str,
-        _option(_NOISE, "Levels of the noise axis; 0 is always there. Gaussian: share of the way from black to white."),
+        opt.option(
+            _NOISE, "Levels of the noise axis; 0 is always there. Gaussian: share of the way from black to white."
+        ),
     ] = "0",
     perturb: Annotated[
-        str, _option(_NOISE, "gaussian, salt-and-pepper, blur, jpeg, brightness, contrast or patch.")
+        str, opt.option(_NOISE, "gaussian, salt-and-pepper, blur, jpeg, brightness, contrast or patch.")
     ] = "gaussian",
     noise_space: Annotated[
-        str | None, _option(_NOISE, "Where Gaussian noise is added: pixel, or the model's input.")
+        str | None, opt.option(_NOISE, "Where Gaussian noise is added: pixel, or the model's input.")
     ] = None,
-    seed: Annotated[int, _option(_NOISE, "Seed of the noise.")] = 0,
-    batch_size: Annotated[int, _option(_RUN, "Samples that the model runs at once.")] = 32,
-    device: Annotated[str, _option(_RUN, "cpu, cuda, cuda:1, mps; for ONNX also tensorrt, rocm, coreml, …")] = "cpu",
-    engine: Annotated[
-        str, _option(_RUN, "auto: the fastest that agrees with the reference; eager: the reference; or a name.")
-    ] = "auto",
+    seed: Annotated[int, opt.option(_NOISE, "Seed of the noise.")] = 0,
+    batch_size: Annotated[int, opt.option(_RUN, "Samples that the model runs at once.")] = 32,
+    device: Annotated[str, opt.option(_RUN, "cpu, cuda, cuda:1, mps; for ONNX also tensorrt, rocm, coreml, …")] = "cpu",
+    engine: opt.Engine = "auto",
     precision: Annotated[
-        str | None, _option(_RUN, "What the model computes in: float32, float16 or bfloat16 (default: its own).")
+        str | None, opt.option(_RUN, "What the model computes in: float32, float16 or bfloat16 (default: its own).")
     ] = None,
-    memory: Annotated[str | None, _option(_RUN, "Most memory to take, such as 2GB.")] = None,
-    workers: Annotated[int, _option(_RUN, "Processes on this machine that share the work.")] = 0,
-    scheduler: Annotated[str | None, _option(_RUN, "Dask cluster that does the work, such as tcp://host:8786.")] = None,
-    outputs: Annotated[bool, _option(_KEEP, "Keep the model's outputs too.", "--outputs")] = False,
+    memory: Annotated[str | None, opt.option(_RUN, "Most memory to take, such as 2GB.")] = None,
+    workers: Annotated[int, opt.option(_RUN, "Processes on this machine that share the work.")] = 0,
+    scheduler: Annotated[
+        str | None, opt.option(_RUN, "Dask cluster that does the work, such as tcp://host:8786.")
+    ] = None,
+    outputs: Annotated[bool, opt.option(_KEEP, "Keep the model's outputs too.", "--outputs")] = False,
     keep_channels: Annotated[
         list[str] | None,
-        _option(_KEEP, "Channels to keep: 0-15,31 in all layers, layer1=0-15 in some. May be given again."),
+        opt.option(_KEEP, "Channels to keep: 0-15,31 in all layers, layer1=0-15 in some. May be given again."),
     ] = None,
     space: Annotated[
-        str, _option(_KEEP, "Maps as they are (full), their mean or max, or the means of a grid such as 4x4.")
+        str, opt.option(_KEEP, "Maps as they are (full), their mean or max, or the means of a grid such as 4x4.")
     ] = "full",
     dtype: Annotated[
         str | None,
-        _option(_KEEP, "Type of the stored values: float32, float16 or bfloat16 (default: the layer's own)."),
+        opt.option(_KEEP, "Type of the stored values: float32, float16 or bfloat16 (default: the layer's own)."),
     ] = None,
     codec: Annotated[
         str,
-        _option(_KEEP, "Lossless compression: auto (by the first batch), none, lz4, lz4-bits, zstd."),
+        opt.option(_KEEP, "Lossless compression: auto (by the first batch), none, lz4, lz4-bits, zstd."),
     ] = "auto",
     reduce: Annotated[
-        str, _option(_KEEP, "Keep no activations, only summaries of them: stats,hist,quantiles,top-samples.")
+        str, opt.option(_KEEP, "Keep no activations, only summaries of them: stats,hist,quantiles,top-samples.")
     ] = "",
-    overwrite: Annotated[bool, _option(_STORE, "Replace a store that is there already.", "--overwrite")] = False,
+    overwrite: Annotated[bool, opt.option(_STORE, "Replace a store that is there already.", "--overwrite")] = False,
     resume: Annotated[
-        bool, _option(_STORE, "Only go on with a store that is there; the same command does so anyway.", "--resume")
+        bool, opt.option(_STORE, "Only go on with a store that is there; the same command does so anyway.", "--resume")
     ] = False,
     append: Annotated[
-        bool, _option(_STORE, "Add what is new (samples, layers, noise levels) to a finished store.", "--append")
+        bool, opt.option(_STORE, "Add what is new (samples, layers, noise levels) to a finished store.", "--append")
     ] = False,
     repair: Annotated[
-        bool, _option(_STORE, "Look for damage first, and make the damaged samples anew.", "--repair")
+        bool, opt.option(_STORE, "Look for damage first, and make the damaged samples anew.", "--repair")
     ] = False,
     meta: Annotated[
-        list[str] | None, _option(_STORE, "A note of your own, key=value, kept in the store. May be given again.")
+        list[str] | None, opt.option(_STORE, "A note of your own, key=value, kept in the store. May be given again.")
     ] = None,
     dry_run: Annotated[
-        bool, _option(_STORE, "Say how large the store will be and how long it will take, and stop.", "--dry-run")
+        bool, opt.option(_STORE, "Say how large the store will be and how long it will take, and stop.", "--dry-run")
     ] = False,
-    json: Annotated[bool, _option(_STORE, "With --dry-run: print a JSON list.", "--json")] = False,
+    json: Annotated[bool, opt.option(_STORE, "With --dry-run: print a JSON list.", "--json")] = False,
 ) -> None:
     """Stream a model's activations for every sample into a labelled store.
 
@@ -134,12 +127,8 @@ def extract(
         data=data,
         to=output,
         layers=layers,
-        weights=weights,
-        allow_partial=allow_partial,
-        trust=trust,
-        operators=tuple(operators or ()),
-        input_shape=opt.shape(input_shape),
-        pictures=opt.pictures(size, crop, mean, std, value_range, channels, layout),
+        pictures=replace(opening.pictures, channels=channels),
+        **opening.ways,
         frames=frames,
         stride=stride,
         clips=clips,

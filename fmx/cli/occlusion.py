@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli.arrays import Arrays, check_array_file, write_arrays
+from fmx.cli.groups import Target, grouped
+from fmx.cli.opening import Opening, PictureData, Together
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
-    import numpy as np
     import xarray as xr
-    from numpy.typing import NDArray
 
     from fmx.project import Pictures
     from fmx.render import PictureFolder
@@ -22,99 +23,57 @@ if TYPE_CHECKING:
 
 __all__ = ["occlude"]
 
-_WHAT, _PATCH, _RUN, _KEEP, _MODEL = "What", "The patch", "Running", "What is kept", "Model and pictures"
+_WHAT, _PATCH = "What", "The patch"
+_TARGET, _TOGETHER = Target(output="occluded"), Together(batch_size=32)
 _MOST_HEATS = 4
 
 
-def _option(group: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=group, **more)
-
-
+@grouped
 def occlude(
     model: opt.Model,
-    pictures: Annotated[
-        str,
-        typer.Argument(metavar="PICTURES", help="A picture, a folder, a glob, a list, or arrays.", show_default=False),
-    ],
+    pictures: PictureData,
+    *,
     classes: Annotated[
-        str, _option(_WHAT, "Classes: auto (the most probable one of each picture), numbers, or none.", "--class")
+        str, opt.option(_WHAT, "Classes: auto (the most probable one of each picture), numbers, or none.", "--class")
     ] = "auto",
     layers: Annotated[
-        str | None, _option(_WHAT, "Layers with feature maps to map: names or any selection.", "--layer")
+        str | None, opt.option(_WHAT, "Layers with feature maps to map: names or any selection.", "--layer")
     ] = None,
     channels: Annotated[
-        str, _option(_WHAT, "Their feature maps: auto (the strongest one in each picture), numbers, or all.")
+        str, opt.option(_WHAT, "Their feature maps: auto (the strongest one in each picture), numbers, or all.")
     ] = "auto",
     scores: Annotated[
-        str, _option(_WHAT, "What counts as probability: softmax of the output, raw, or auto: raw if it is one.")
+        str, opt.option(_WHAT, "What counts as probability: softmax of the output, raw, or auto: raw if it is one.")
     ] = "auto",
     names: Annotated[
-        str | None, _option(_WHAT, "Names of the classes: imagenet, or a text file with one on each line.")
+        str | None, opt.option(_WHAT, "Names of the classes: imagenet, or a text file with one on each line.")
     ] = None,
-    patch: Annotated[int, _option(_PATCH, "Side in pixels of the model's input.")] = 32,
-    stride: Annotated[int, _option(_PATCH, "Pixels from one place to the next.")] = 16,
+    patch: Annotated[int, opt.option(_PATCH, "Side in pixels of the model's input.")] = 32,
+    stride: Annotated[int, opt.option(_PATCH, "Pixels from one place to the next.")] = 16,
     fill: Annotated[
-        str, _option(_PATCH, "zero (in the model's input: the mean colour), grey, mean (of the picture), or blur.")
+        str, opt.option(_PATCH, "zero (in the model's input: the mean colour), grey, mean (of the picture), or blur.")
     ] = "zero",
-    batch_size: Annotated[int, _option(_RUN, "Pictures that the model runs at once.")] = 32,
-    device: Annotated[str, _option(_RUN, "cpu, cuda, cuda:1 or mps.")] = "cpu",
-    engine: Annotated[
-        str, _option(_RUN, "auto: the fastest that agrees with the reference; eager: the reference; or a name.")
-    ] = "auto",
-    output: Annotated[
-        str, _option(_KEEP, "Where the figures go, as FOLDER/model/name.", "--output", "-o", metavar="FOLDER")
-    ] = "occluded",
-    name: Annotated[str | None, _option(_KEEP, "Name of this run's figures (default: the time).")] = None,
-    overwrite: Annotated[bool, _option(_KEEP, "Replace the figures of this name.", "--overwrite")] = False,
-    alpha: Annotated[float, _option(_KEEP, "Opacity of the greatest loss over the picture, 0 to 1.")] = 0.75,
-    cmap: Annotated[str, _option(_KEEP, "Any matplotlib colormap.")] = "inferno",
+    running: Together = _TOGETHER,
+    engine: opt.Engine = "auto",
+    target: Target = _TARGET,
+    arrays: Arrays = None,
+    alpha: Annotated[float, typer.Option(help="Opacity of the greatest loss over the picture, 0 to 1.")] = 0.75,
+    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "inferno",
     json: opt.Json = False,
-    weights: Annotated[
-        str | None, _option(_MODEL, "State dict for a model that is named, or DEFAULT to download torchvision's.")
-    ] = None,
-    allow_partial: Annotated[
-        bool, _option(_MODEL, "Load weights that fit in part only, and say what did not.", "--allow-partial")
-    ] = False,
-    trust: Annotated[bool, _option(_MODEL, "Run code that comes with the model.", "--trust")] = False,
-    operators: Annotated[
-        list[str] | None, _option(_MODEL, "Shared library with operators that the model needs.", metavar="LIBRARY")
-    ] = None,
-    input_shape: Annotated[
-        str | None, _option(_MODEL, "Shape of one sample where the model doesn't say.", metavar="C,H,W")
-    ] = None,
-    size: Annotated[int | None, _option(_MODEL, "Resize pictures so that the shorter side has this length.")] = None,
-    crop: Annotated[int | None, _option(_MODEL, "Cut a square of this side from the centre.")] = None,
-    mean: Annotated[str | None, _option(_MODEL, "Subtracted from each channel of the picture.")] = None,
-    std: Annotated[str | None, _option(_MODEL, "Each channel of the picture is divided by it.")] = None,
-    value_range: Annotated[
-        str | None, _option(_MODEL, "Where black and white come to lie, e.g. 0,255 for raw pixels.", "--range")
-    ] = None,
-    layout: Annotated[str | None, _option(_MODEL, "Axes of the model's picture: NCHW or NHWC.")] = None,
+    opening: Opening,
 ) -> None:
     """Hide one part of a picture after the other, and map what is left of classes and feature maps.
 
-    Writes a figure of each picture, and all maps as maps.nc for xarray.open_dataset.
+    Writes a figure of each picture, and all maps as maps.nc for xarray.open_dataset, or where --arrays says.
     """
-    from fmx.adapter import load
     from fmx.cli.output import note, progress, say
     from fmx.cli.reading import show
-    from fmx.project import open_pictures
     from fmx.project.occlusion import occlude_pictures
-    from fmx.render import PictureFolder
 
+    check_array_file(arrays, overwrite=target.overwrite)
     known = _names(names)
-    options = opt.pictures(size, crop, mean, std, value_range, None, layout)
-    opened = load(
-        model,
-        weights=weights,
-        input_shape=opt.shape(input_shape) or options.input_shape(),
-        layout=layout,
-        allow_partial=allow_partial,
-        trust=trust,
-        operators=operators or (),
-    )
-    read = open_pictures(opened, pictures, pictures=options)
-    with PictureFolder(output, model, name, overwrite=overwrite) as folder:
+    read = opening.open(opening.load(model), pictures)
+    with target.folder(model) as folder:
         with progress("occluding") as update:
             found = occlude_pictures(
                 read,
@@ -125,8 +84,8 @@ def occlude(
                 layers=layers or (),
                 channels=opt.words(channels),
                 scores=scores,
-                batch_size=batch_size,
-                device=device,
+                batch_size=running.batch_size,
+                device=running.device,
                 engine=engine,
                 progress=update,
             )
@@ -134,7 +93,7 @@ def occlude(
         if known and len(known) != found.attrs.get("classes", len(known)):
             about.append(f"--names has {len(known)} names, and the model {found.attrs['classes']} classes: not used")
             known = []
-        _save(found, folder)
+        _save(found, folder, arrays, overwrite=target.overwrite)
         for index in range(len(read)):
             _draw(found, read, index, folder, known, alpha, cmap)
     rows = list(_rows(found, known))
@@ -145,6 +104,8 @@ def occlude(
     if not json:
         note("least is the lowest value, with the patch at (y, x); other class is the share of places where it changes")
         say(str(folder.place))
+        if arrays is not None:
+            say(arrays)
 
 
 def _names(asked: str | None) -> list[str]:
@@ -162,12 +123,12 @@ def _names(asked: str | None) -> list[str]:
         raise FmxError(f"--names takes imagenet or a text file, and {asked} can't be read: {why}.") from None
 
 
-def _save(found: xr.Dataset, folder: PictureFolder) -> None:
-    from fmx.render.sinks import whole_file
-
+def _save(found: xr.Dataset, folder: PictureFolder, arrays: str | None, *, overwrite: bool) -> None:
+    if arrays is not None:
+        write_arrays(found, arrays, overwrite=overwrite)
+        return
     path = folder.path("maps", suffix=".nc")
-    with whole_file(path) as unfinished:
-        found.to_netcdf(unfinished, engine="scipy")
+    write_arrays(found, str(path))
     folder.add(path, {"shows": "all maps, for xarray.open_dataset"})
 
 
@@ -181,6 +142,7 @@ def _draw(
     cmap: str,
 ) -> None:
     """Draw all maps of one picture, a few on each figure."""
+    from fmx.cli.projection_figures import input_picture
     from fmx.render.occlusion import ClassMap, occlusion_figure
 
     one = found.isel(sample=index)
@@ -194,7 +156,7 @@ def _draw(
     for first in range(0, len(heats), _MOST_HEATS):
         some = heats[first : first + _MOST_HEATS]
         frame = occlusion_figure(
-            _shown(read, index),
+            input_picture(read, index),
             (one["y"].values, one["x"].values),
             some,
             classes if first == 0 else None,
@@ -221,19 +183,6 @@ def _title(target: xr.Dataset, names: Sequence[str]) -> str:
         return f"{layer} channel {number}: {kind}"
     what = "probability" if target.attrs["scores"] != "the output as it is" else "output"
     return f"{what} of {number} {names[number]}" if names else f"{what} of class {number}"
-
-
-def _shown(read: Pictures, index: int) -> NDArray[np.uint8]:
-    """Give a picture as RGB; arrays that are model input are scaled from their least to their largest value."""
-    import numpy as np
-
-    picture = read.picture(index)
-    if picture is None:
-        values = np.moveaxis(read.colour_first(read.values(index)), 0, -1).astype(np.float64)
-        values = values if values.shape[2] in {1, 3} else values.mean(axis=2, keepdims=True)
-        low, high = values.min(), values.max()
-        picture = np.round((values - low) / max(high - low, np.finfo(np.float64).tiny) * 255).astype(np.uint8)
-    return picture[:, :, :3] if picture.shape[2] > 1 else np.repeat(picture, 3, axis=2)
 
 
 def _rows(found: xr.Dataset, names: Sequence[str]) -> Iterator[dict[str, Any]]:

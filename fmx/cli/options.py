@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,35 +28,47 @@ class Stopped(Exception):  # noqa: N818 - what the user asked for is no error
 
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A store made by fmx extract.", show_default=False)]
+
+
+def option(group: str, text: str, *names: str, **more: Any) -> Any:
+    """Declare an option that ``--help`` lists in a group."""
+    return typer.Option(*names, help=text, rich_help_panel=group, **more)
+
+
+_MODEL, _RUN = "Model and pictures", "Running"
+
 Weights = Annotated[
-    str | None, typer.Option(help="State dict for a model that is named, or DEFAULT to download torchvision's.")
+    str | None, option(_MODEL, "State dict for a model that is named, or DEFAULT to download torchvision's.")
 ]
 AllowPartial = Annotated[
-    bool, typer.Option("--allow-partial", help="Load weights that fit in part only, and say what did not.")
+    bool, option(_MODEL, "Load weights that fit in part only, and say what did not.", "--allow-partial")
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Run code that comes with the model, such as --operators.")]
+Trust = Annotated[bool, option(_MODEL, "Run code that comes with the model, such as --operators.", "--trust")]
 Operators = Annotated[
     list[str] | None,
-    typer.Option(metavar="LIBRARY", help="Shared library with operators that the model needs. May be given again."),
+    option(_MODEL, "Shared library with operators that the model needs. May be given again.", metavar="LIBRARY"),
 ]
 InputShape = Annotated[
-    str | None, typer.Option(help="Shape of one sample where the model doesn't say, e.g. 3,32,32.", metavar="C,H,W")
+    str | None, option(_MODEL, "Shape of one sample where the model doesn't say, e.g. 3,32,32.", metavar="C,H,W")
 ]
-Size = Annotated[int | None, typer.Option(help="Resize pictures so that the shorter side has this many pixels.")]
-Crop = Annotated[int | None, typer.Option(help="Cut a square of this side from the centre (default: --size).")]
-Mean = Annotated[str | None, typer.Option(help="Subtracted from each channel, e.g. 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Each channel is divided by it, e.g. 0.229,0.224,0.225.")]
+Size = Annotated[int | None, option(_MODEL, "Resize pictures so that the shorter side has this many pixels.")]
+Crop = Annotated[int | None, option(_MODEL, "Cut a square of this side from the centre (default: --size).")]
+Mean = Annotated[str | None, option(_MODEL, "Subtracted from each channel, e.g. 0.485,0.456,0.406.")]
+Std = Annotated[str | None, option(_MODEL, "Each channel is divided by it, e.g. 0.229,0.224,0.225.")]
 Range = Annotated[
-    str | None, typer.Option("--range", help="Where black and white come to lie, e.g. 0,255 for raw pixels.")
+    str | None, option(_MODEL, "Where black and white come to lie, e.g. 0,255 for raw pixels.", "--range")
 ]
-Channels = Annotated[int | None, typer.Option(help="Channels of the pictures: 1 grey, 3 RGB, 4 RGBA.")]
-Layout = Annotated[str | None, typer.Option(help="Axes of the model's picture: NCHW or NHWC.")]
+Channels = Annotated[int | None, option(_MODEL, "Channels of the pictures: 1 grey, 3 RGB, 4 RGBA.")]
+Layout = Annotated[str | None, option(_MODEL, "Axes of the model's picture: NCHW or NHWC.")]
 Layers = Annotated[
     str,
     typer.Option(
         help="Layers: auto (last output at each resolution), all, names, globs (layer1.*, **.conv1), kind:Conv2d, "
         "re:REGEX, !PATTERN to exclude; separated by commas."
     ),
+]
+Engine = Annotated[
+    str, option(_RUN, "auto: the fastest that agrees with the reference; eager: the reference; or a name.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")]
 
@@ -80,6 +92,25 @@ def numbers(option: str, text: str | None) -> list[float] | None:
 def words(text: str) -> tuple[str, ...]:
     """Read words that are separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def channels(option: str, text: str | None) -> list[int] | None:
+    """Read channels such as 3,17 or 0-15; None for all of them.
+
+    Raises
+    ------
+    FmxError
+        Something else stands there.
+    """
+    from fmx.errors import DataError
+    from fmx.extraction.keep import parse_channels
+
+    if text is None or text == "all":
+        return None
+    try:
+        return list(parse_channels(text))
+    except DataError:
+        raise FmxError(f"{option} takes numbers such as 3,17 or 0-15, not '{text}'.") from None
 
 
 def memory(text: str | None) -> int | None:

@@ -25,10 +25,19 @@ GAP = 2
 Pixels = NDArray[np.uint8]
 
 
-def input_picture(pictures: Pictures, index: int, found: xr.Dataset) -> Pixels:
-    """Give what a sample looks like, RGB; arrays are drawn over their own range."""
-    if "picture" in found:
-        return _rgb(found["picture"].values)
+def input_picture(pictures: Pictures, index: int, picture: NDArray[np.uint8] | None = None) -> Pixels:
+    """Give what a sample looks like, RGB; arrays are drawn over their own range.
+
+    Parameters
+    ----------
+    pictures : Pictures
+    index : int
+    picture : array of uint8 (y, x, band), optional
+        What ``pictures.picture`` gives for it, to read it once only.
+    """
+    picture = pictures.picture(index) if picture is None else picture
+    if picture is not None:
+        return _rgb(picture)
     values = pictures.colour_first(pictures.values(index)).astype(np.float64)
     values = values if len(values) == 3 else values.mean(axis=0, keepdims=True)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -90,10 +99,6 @@ def top_sheet(found: xr.Dataset, **more: Any) -> Frame:
         captions += [f"channel {int(one['channel'])} · {high}", "what the neurons see"]
     pairs = max(1, round(np.sqrt(found.sizes["channel"] * 0.7)))
     return picture_sheet(blocks, captions, columns=2 * min(pairs, found.sizes["channel"]), **more)
-
-
-def _each(values: xr.DataArray, there: NDArray[np.bool_]) -> Iterator[tuple[NDArray[Any], bool]]:
-    return zip(values.values, there.tolist(), strict=True)
 
 
 def _block(tiles: Sequence[Pixels | None], columns: int, size: tuple[int, int]) -> Pixels:

@@ -23,6 +23,7 @@ from fmx.render.text import number
 if TYPE_CHECKING:
     import xarray as xr
 
+    from fmx.cli.arrays import Put
     from fmx.store import Store
 
 __all__ = ["Projections", "attributed", "project_top_samples"]
@@ -41,7 +42,8 @@ class Projections:
         how: dict[str, Any],
         scores: Any,
         *,
-        informed: bool = False,
+        informed: bool,
+        keep: Put,
     ) -> None:
         self.network = network
         self.pictures = network.pictures
@@ -50,6 +52,7 @@ class Projections:
         self.how = how
         self.scores = scores
         self.informed = informed
+        self.keep = keep
 
     def together(self) -> list[dict[str, Any]]:
         """Project the top maps of each layer together: a sheet a sample."""
@@ -59,7 +62,7 @@ class Projections:
             made: list[dict[str, Any]] = []
             for layer in self.layers:
                 found = self._project(index, layer, group="together")
-                shown = input_picture(self.pictures, index, found) if shown is None else shown
+                shown = input_picture(self.pictures, index, _picture(found)) if shown is None else shown
                 count = found.sizes["rank"]
                 drawn.append((f"{layer} · {count} map{'s' * (count != 1)}", found["projection"].values))
                 best = ",".join(str(c) for c in found["channel"].values[:9]) + (",…" if count > 9 else "")
@@ -79,7 +82,7 @@ class Projections:
         for index, sample in self._samples():
             for layer in self.layers:
                 found = self._project(index, layer, **how)
-                picture = input_picture(self.pictures, index, found)
+                picture = input_picture(self.pictures, index, _picture(found))
                 made = _value_rows(found, {"sample": sample, "layer": layer})
                 made = _informed(made, found) if self.informed else made
                 drawn = [
@@ -108,7 +111,9 @@ class Projections:
                     continue
                 path = self.folder.path("deconv", _stem(sample), layer, suffix=f".{kind}")
                 labels = self._labels(sample) | {"layer": layer}
-                write_video(path, film_frames(input_picture(self.pictures, index, found), found, labels), fps=fps)
+                write_video(
+                    path, film_frames(input_picture(self.pictures, index, _picture(found)), found, labels), fps=fps
+                )
                 self.folder.add(path, labels)
                 made = [row]
                 if self.informed:
@@ -119,10 +124,11 @@ class Projections:
 
     def _project(self, index: int, layer: str, **more: Any) -> xr.Dataset:
         how = {**self.how, "scores": self.scores[layer], **more}
-        return self.network.project(index, layer, **how)
+        found = self.network.project(index, layer, **how)
+        self.keep(found, sample=index, layer=self.layers.index(layer))
+        return found
 
     def _samples(self) -> Iterator[tuple[int, str]]:
-
         with progress("projecting") as update:
             for index, sample in enumerate(self.pictures.samples):
                 yield index, sample
@@ -134,25 +140,32 @@ class Projections:
 
 
 def project_top_samples(
-    network: Deconvnet, folder: PictureFolder, store: Store, layers: str, channels: Sequence[int] | None, top: int
+    network: Deconvnet,
+    folder: PictureFolder,
+    store: Store,
+    layers: Sequence[str],
+    channels: Sequence[int] | None,
+    top: int,
+    *,
+    keep: Put,
 ) -> list[dict[str, Any]]:
     """Draw top samples of channels beside their projections: sheets a layer."""
     pictures = network.pictures
     rows = []
-    names = [info.name for info in store.select(layers)]
     with progress("projecting") as update:
-        for done, layer in enumerate(names):
+        for done, layer in enumerate(layers):
             module = pictures.model.torch_module()
             field = receptive_field(module, layer, pictures.shape, channels_last=pictures.channels_last)
             listed = top_samples(store, k=top, layers=[layer], fields={layer: field})[layer]
             found = project_top(network, layer, listed, channels)
+            keep(found, layer=done)
             for part, page in _pages(found.sizes["channel"]):
                 shown = found.isel(channel=part)
                 notes = [f"the {top} samples that excite each channel most, cropped to what the neuron sees"]
                 labels = {"layer": layer, "method": "deconvnet", "top": str(top)}
                 sheet = top_sheet(shown, title=f"{layer} · deconvnet", notes=notes, labels=labels)
                 rows += _filed(_top_rows(shown, layer), folder.save(sheet, "top", layer, *page))
-            update(done + 1, len(names))
+            update(done + 1, len(layers))
     return rows
 
 
@@ -173,14 +186,15 @@ def _top_rows(found: xr.Dataset, layer: str) -> list[dict[str, Any]]:
 
 
 def attributed(
-    network: Attribution, folder: PictureFolder, look: dict[str, Any], *, informed: bool = False
+    network: Attribution, folder: PictureFolder, look: dict[str, Any], *, informed: bool, keep: Put
 ) -> list[dict[str, Any]]:
-
+    """Attribute the targets in each sample: sheets a sample."""
     rows: list[dict[str, Any]] = []
     pictures = network.pictures
     with progress("attributing") as update:
         for index, sample in enumerate(pictures.samples):
             found = network.attribute(index)
+            keep(found, sample=index)
             given = {"sample": sample} | ({"layer": network.wanted.layer} if network.wanted.layer else {})
             made = _value_rows(found, given)
             made = _informed(made, found) if informed else made
@@ -192,7 +206,7 @@ def attributed(
                 )
                 for row, values in zip(made, found["attribution"].values, strict=True)
             ]
-            picture = input_picture(pictures, index, found)
+            picture = input_picture(pictures, index, _picture(found))
             about = [sample, *([f"maps of {network.maps_of.name}"] if network.maps_of is not None else [])]
             labels = {"sample": sample, "method": network.name}
             title = " · ".join([network.name, *([network.wanted.layer] if network.wanted.layer else [])])
@@ -202,6 +216,10 @@ def attributed(
                 rows += _filed(made[part], folder.save(sheet, *parts))
             update(index + 1, len(pictures))
     return rows
+
+
+def _picture(found: xr.Dataset) -> Any:
+    return found["picture"].values if "picture" in found else None
 
 
 def _value_rows(found: xr.Dataset, given: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from fmx.project.cam import WEIGHINGS, activation_maps, cam_layer
 from fmx.project.gradients import Cloud, Path, gradients, integrated, smooth
 from fmx.project.inputs import Pictures, open_pictures
 from fmx.project.network import DEFAULT_BATCH, OUTPUT, Network
-from fmx.project.results import about, check_size, joined, picture_coords
-from fmx.project.rules import Rule, deconvnet, guided
+from fmx.project.results import ZEILER_FERGUS, about, check_size, joined, picture_coords
+from fmx.project.rules import RULES, Rule, deconvnet, guided
 from fmx.project.targets import Targets, Wanted
 
 __all__ = ["ATTRIBUTIONS", "Attribution", "attribute"]
@@ -54,7 +54,7 @@ ATTRIBUTIONS = {
     ),
     "deconvnet": Method(
         "the target pulled back with the signal rectified at each ReLU",
-        "Zeiler & Fergus 2014, Visualizing and Understanding Convolutional Networks",
+        ZEILER_FERGUS,
         deconvnet,
     ),
     "grad-cam": Method(
@@ -166,7 +166,8 @@ class Attribution:
         return self.pictures.colour_first(found), more
 
     def _about(self) -> dict[str, Any]:
-        more: dict[str, Any] = {"target": "class" if self.wanted.name == OUTPUT else f"channel of {self.wanted.layer}"}
+        target = "class" if self.wanted.name == OUTPUT else f"channel of {self.wanted.layer}"
+        more: dict[str, Any] = {"target": target, "rule": RULES[self.method.rule]}
         if self.wanted.name != OUTPUT:
             more["over"] = "neuron" if self.wanted.neuron is not None else self.wanted.over
         if self.maps_of is not None:

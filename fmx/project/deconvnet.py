@@ -15,14 +15,13 @@ from fmx.layers import LayerInfo
 from fmx.prepare import PictureOptions
 from fmx.project.inputs import Pictures, open_pictures
 from fmx.project.network import DEFAULT_BATCH, Network, Pass, Seeds
-from fmx.project.results import about, check_size, joined, picture_coords
-from fmx.project.rules import deconvnet
+from fmx.project.results import ZEILER_FERGUS, about, check_size, joined, picture_coords
+from fmx.project.rules import RULES, deconvnet
 from fmx.project.signals import Amount, Maps, Signals, amount, check_channels, find_layer, ranked
 
 __all__ = ["GROUPS", "Deconvnet", "deconv"]
 
 GROUPS = ("each", "together", "growing")
-SOURCE = "Zeiler & Fergus 2014, Visualizing and Understanding Convolutional Networks"
 
 
 class Deconvnet:
@@ -95,7 +94,9 @@ class Deconvnet:
         groups, labels = _grouped(order, group, steps)
         check_size(4 * len(groups) * math.prod(self.pictures.shape), f"{len(groups)} projections")
         pulled = self.pull(values, found, groups, activations)
-        return self._labelled(index, found, pulled, (order, labels, group, fixed), picture)
+        made = self._labelled(index, found, pulled, (order, labels, group, fixed), picture)
+        by = {} if fixed else {"ranked_by": metric if scores is None else "scores that were given"}
+        return made.assign_attrs(group=group, activations=activations, **by)
 
     def _labelled(
         self, index: int, maps: Maps, pulled: NDArray[Any], chosen: Any, picture: NDArray[np.uint8] | None
@@ -118,7 +119,8 @@ class Deconvnet:
         coords |= {"channel": listed} if fixed else {"rank": np.arange(1, len(listed) + 1), "channel": ("rank", listed)}
         if group == "growing":
             coords["step"] = ("step", labels, {"definition": "number of maps projected together"})
-        return xr.Dataset(variables, coords, about(self.pictures, "deconvnet", SOURCE, layer=maps.info.name))
+        how = {"rule": RULES[deconvnet], "layer": maps.info.name}
+        return xr.Dataset(variables, coords, about(self.pictures, "deconvnet", ZEILER_FERGUS, **how))
 
 
 _DEFINITION = (

@@ -18,6 +18,7 @@ from fmx.prepare import PictureOptions
 from fmx.project.inputs import Pictures, open_pictures
 from fmx.project.occlusion_maps import SCORES, OcclusionMaps, Target
 from fmx.project.patches import FILLS, Patches, fill_of
+from fmx.project.results import ZEILER_FERGUS, about
 
 __all__ = ["FILLS", "SCORES", "occlude", "occlude_pictures"]
 
@@ -137,7 +138,7 @@ def occlude_pictures(
             if progress is not None:
                 progress(done, passes.total)
         settings = {"patch": list(sides), "stride": stride, "fill": fill, "fill_definition": FILLS[fill]}
-        return result.dataset(settings | {"model": pictures.model.source, "engine": session.engine})
+        return result.dataset(about(pictures, "occlusion", ZEILER_FERGUS, **settings, engine=session.engine))
 
 
 def _numbers(option: str, asked: str | int | Sequence[int | str], nothing: str) -> list[int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import xarray as xr
@@ -10,8 +11,9 @@ import xarray as xr
 from fmx.errors import FmxError
 from fmx.project.inputs import Pictures
 
-__all__ = ["about", "check_size", "joined", "picture_coords"]
+__all__ = ["ZEILER_FERGUS", "about", "check_size", "joined", "picture_coords"]
 
+ZEILER_FERGUS = "Zeiler & Fergus 2014, Visualizing and Understanding Convolutional Networks"
 MOST_BYTES = 16 * 2**30
 
 
@@ -31,6 +33,7 @@ def about(pictures: Pictures, method: str, source: str, **more: Any) -> dict[str
         "model": model.source,
         "fingerprint": model.fingerprint,
         "preprocessing": prepared,
+        "made_by": f"fmx {version('fmx')}",
         **more,
     }
 

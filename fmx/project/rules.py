@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fmx.layers import LayerInfo
 
-__all__ = ["Rule", "Unlimited", "deconvnet", "guided", "smooth_kinds"]
+__all__ = ["RULES", "Rule", "Unlimited", "deconvnet", "guided", "smooth_kinds"]
 
 Rule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -50,6 +50,13 @@ def deconvnet(grad: torch.Tensor, _input: torch.Tensor) -> torch.Tensor:
 def guided(grad: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Rectify the signal and apply the ReLU's own mask, too (Springenberg et al. 2015)."""
     return grad.clamp(min=0) * (values > 0)
+
+
+RULES: dict[Rule | None, str] = {
+    deconvnet: "ReLUs rectify the signal",
+    guided: "ReLUs rectify the signal and apply their mask",
+    None: "ReLUs apply their mask: the derivative",
+}
 
 
 class _Limited(torch.autograd.Function):

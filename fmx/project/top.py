@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from fmx.adapter import Model, load
 from fmx.data import PictureSource, Preprocess, Sample
 from fmx.errors import DataError, FmxError
-from fmx.project.deconvnet import SOURCE, Deconvnet
+from fmx.project.deconvnet import Deconvnet
 from fmx.project.inputs import Pictures
-from fmx.project.results import about
+from fmx.project.results import ZEILER_FERGUS, about, check_size
+from fmx.project.rules import RULES, deconvnet
 from fmx.project.signals import Maps, check_channels, find_layer
 from fmx.store import Store
 
@@ -122,6 +124,8 @@ def project_top(network: Deconvnet, layer: str, top: xr.Dataset, channels: Seque
         if not (values > 0).any():
             raise FmxError(f"Channel {channel} of {layer} has no activation above 0 in this store: it is dead there.")
     windows = _windows(chosen, network.pictures.shape[1:])
+    each = network.pictures.shape[0] * math.prod(windows[2])
+    check_size((4 + 1) * each * chosen["value"].size, f"{chosen['value'].size} projections of top samples")
     done = _projected(network, info.name, chosen, wanted, windows)
     places = {name: (("channel", "rank"), chosen[name].values) for name in ("value", "sample_id")}
     places |= {f"at_{axis}": (("channel", "rank"), chosen[axis].values) for axis in ("y", "x")}
@@ -131,8 +135,8 @@ def project_top(network: Deconvnet, layer: str, top: xr.Dataset, channels: Seque
         "picture": (("channel", "rank", "y", "x", "band"), done[1]),
     }
     coords = {"channel": wanted, "rank": chosen["rank"].values, "colour": network.pictures.colours}
-    more = {"layer": layer, "receptive_field": top.attrs.get("receptive_field", "")}
-    return xr.Dataset(found | places | corners, coords, about(network.pictures, "deconvnet", SOURCE, **more))
+    more = {"rule": RULES[deconvnet], "layer": layer, "receptive_field": top.attrs.get("receptive_field", "")}
+    return xr.Dataset(found | places | corners, coords, about(network.pictures, "deconvnet", ZEILER_FERGUS, **more))
 
 
 def _projected(

@@ -1,0 +1,89 @@
+"""How a model is opened and pictures are prepared for it: the options of all commands that run models on pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmx.cli import options as opt
+
+if TYPE_CHECKING:
+    from fmx.adapter import Model
+    from fmx.prepare import PictureOptions
+    from fmx.project import Pictures
+
+__all__ = ["Loading", "Opening", "PictureData", "Together"]
+
+PictureData = Annotated[
+    str, typer.Argument(metavar="PICTURES", help="A picture, a folder, a glob, a list, or arrays.", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class Together:
+    """How much of a model's work is done at once, and where."""
+
+    batch_size: Annotated[
+        int, typer.Option(help="Pictures, or signals on their way back, at once.", rich_help_panel="Running")
+    ] = 8
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.", rich_help_panel="Running")] = "cpu"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is opened, and what pixels are to it."""
+
+    weights: opt.Weights = None
+    allow_partial: opt.AllowPartial = False
+    trust: opt.Trust = False
+    operators: opt.Operators = None
+    input_shape: opt.InputShape = None
+    mean: opt.Mean = None
+    std: opt.Std = None
+    value_range: opt.Range = None
+    layout: opt.Layout = None
+
+    @property
+    def pictures(self) -> PictureOptions:
+        """What was said about preparing pictures."""
+        return opt.pictures(None, None, self.mean, self.std, self.value_range, None, self.layout)
+
+    @property
+    def ways(self) -> dict[str, Any]:
+        """What was said about the model, as `fmx.load` and `fmx.extraction.Request` take it."""
+        return {
+            "weights": self.weights,
+            "allow_partial": self.allow_partial,
+            "trust": self.trust,
+            "operators": tuple(self.operators or ()),
+            "input_shape": opt.shape(self.input_shape),
+        }
+
+    def load(self, model: str) -> Model:
+        """Open a model."""
+        from fmx.adapter import load
+
+        ways = self.ways
+        ways["input_shape"] = ways["input_shape"] or self.pictures.input_shape()
+        return load(model, layout=self.layout, **ways)
+
+
+@dataclass(frozen=True)
+class Opening(Loading):
+    """How a model is opened, and pictures become its input."""
+
+    size: opt.Size = None
+    crop: opt.Crop = None
+
+    @property
+    def pictures(self) -> PictureOptions:
+        """What was said about preparing pictures."""
+        return opt.pictures(self.size, self.crop, self.mean, self.std, self.value_range, None, self.layout)
+
+    def open(self, model: Model, pictures: str) -> Pictures:
+        """Open pictures for a model."""
+        from fmx.project import open_pictures
+
+        return open_pictures(model, pictures, pictures=self.pictures)
