@@ -169,6 +169,11 @@ def test_not_finite(made, tmp_path):
     assert found["maps"].nan.values.tolist() == [1]
     assert found["maps"].samples.values.tolist() == [N - 1]
     assert found["flat"].samples.values.tolist() == [N]
+    assert found["maps"].spoiled.values.tolist() == [[False, False, True, False]]
+    kept = information(store, bins=4, nan="keep")["maps"]
+    assert np.isnan(kept.information.values[0]).tolist() == [False, False, True, False]
+    np.testing.assert_array_equal(kept.information.values[0, :2], found["maps"].information.values[0, :2])
+    assert np.isnan(information(store, of="component", bins=4, nan="keep")["maps"].information.values).all()
     values["flat"][5:] = np.inf
     with pytest.raises(FmxError, match="finite values for 5 samples only, and 16 are needed"):
         information(write_store(tmp_path / "m", values, labels=LABELS, noise=(0.0, 0.5)))

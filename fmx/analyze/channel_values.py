@@ -30,11 +30,14 @@ class ChannelValues:
         With 0 in place of what is not finite; the mean over timesteps.
     nan, inf : array (sample,) of int64
         How many of each sample's values were not a number or infinite.
+    bad : array (channel,) of bool
+        Channels that had such values.
     """
 
     values: NDArray[np.float64]
     nan: NDArray[np.int64]
     inf: NDArray[np.int64]
+    bad: NDArray[np.bool_]
 
     @property
     def finite(self) -> NDArray[np.bool_]:
@@ -75,9 +78,11 @@ def _read(table: SampleTable) -> ChannelValues:
     rows = np.arange(len(table.rows))
     total = np.zeros((len(rows), table.channels))
     nan, inf = (np.zeros(len(rows), np.int64) for _ in range(2))
+    bad = np.zeros(table.channels, bool)
     for column in table.columns():
         block: Any = table.read(array, column, rows)
         total[:, column.start : column.stop] += block.values
         nan += block.nan
         inf += block.inf
-    return ChannelValues(total / table.shape[2], nan, inf)
+        bad[column.start : column.stop] |= block.bad
+    return ChannelValues(total / table.shape[2], nan, inf, bad)

@@ -139,8 +139,8 @@ def information(
         Take so many samples only, drawn at random.
     seed : int
     nan : str
-        ``skip`` leaves out samples with values that are not finite; ``keep`` makes what is said of a layer at a noise
-        level NaN that has any.
+        Samples with values that are not finite are left out, for all channels of a layer; ``keep`` also makes what is
+        said of a channel (any component) NaN that has such values, at a noise level.
     allow_partial : bool
         Take what is complete of a store that is not finished.
 
@@ -149,7 +149,7 @@ def information(
     dict of str to xarray.Dataset
         By layer: ``information`` (noise, channel or component), in bits; ``chance``, the same for a shuffled target;
         ``share`` of the entropy of the target (with ``knn`` of measurements there is none); ``entropy`` of the target;
-        ``samples``, ``nan``, ``inf`` and ``left_out`` (noise).
+        ``spoiled``, whether it has values that are not finite; ``samples``, ``nan``, ``inf`` and ``left_out`` (noise).
 
     Raises
     ------
@@ -180,7 +180,7 @@ def information(
     for first in range(0, len(tables), levels):
         some = slice(first, first + levels)
         layer = _layer(store, tables[some], found[some], target, how, of, components, least)
-        results[tables[first].layer] = without_spoiled(layer, nan, but=("entropy",))
+        results[tables[first].layer] = without_spoiled(layer, nan, ("spoiled",), but=("entropy",))
     return results
 
 
@@ -245,7 +245,8 @@ def _layer(
 ) -> xr.Dataset:
     data = store.layer(tables[0].layer)
     channels = np.asarray(data["channel"].values) if "channel" in data.coords else np.arange(tables[0].channels)
-    rows: dict[str, list[Any]] = {key: [] for key in ("information", "chance", "entropy", "samples", "left_out")}
+    names = ("information", "chance", "spoiled", "entropy", "samples", "left_out")
+    rows: dict[str, list[Any]] = {name: [] for name in names}
     for table, values in zip(tables, found, strict=True):
         good = values.finite
         if good.sum() < least:
@@ -256,6 +257,7 @@ def _layer(
         columns = values.values[good]
         columns = columns if of == "channel" else _projected(columns, components)
         some = Target(target.values[good], target.labels, target.name)
+        rows["spoiled"].append(values.bad if of == "channel" else np.full(columns.shape[1], values.bad.any()))
         rows["information"].append(how.of(columns, some))
         rows["chance"].append(how.by_chance(columns, some))
         rows["entropy"].append(_entropy(some, how))
@@ -278,6 +280,8 @@ def _labelled(
         "information": (("noise", dim), bits, {"units": "bit", "definition": INFORMATION_ESTIMATORS[how.estimator]}),
         "chance": (("noise", dim), np.stack(rows["chance"]), {"units": "bit", "definition": "of a shuffled target"}),
     }
+    spoiled = "whether it has values that are not finite"
+    variables["spoiled"] = (("noise", dim), np.stack(rows["spoiled"]), {"definition": spoiled})
     if target.labels or how.estimator == "binned":
         known = np.array(rows["entropy"])
         share = np.where(known[:, None] > 0, bits / np.where(known > 0, known, 1)[:, None], 0)

@@ -39,8 +39,8 @@ def register_analyses(app: typer.Typer) -> None:
         "export": (export, "acts.zarr --analysis stats -o out --format csv"),
     }
     for name, (function, words) in examples.items():
-        about = {"help": common.help_of(function), "epilog": f"Example: fmx {name} {words}"}
-        app.command(name, **about)(grouped(function))
+        epilog = f"Example: fmx {name} {words}"
+        app.command(name, help=common.help_of(function), epilog=epilog)(grouped(function))
 
 
 def stats(

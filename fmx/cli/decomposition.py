@@ -170,10 +170,13 @@ def information(
 
 def _best(layer: str, dataset: xr.Dataset, of: str) -> list[dict[str, Any]]:
     """Make a row of each noise level, with the channel that says most."""
+    import numpy as np
+
     rows = []
     for level in dataset["noise"].values:
         one = dataset.sel(noise=level)
-        best = int(one["information"].values.argmax())
+        bits = one["information"].values
+        best = int(np.where(np.isnan(bits), -np.inf, bits).argmax())
         row: dict[str, Any] = {"layer": layer} | ({"noise": float(level)} if dataset.sizes["noise"] > 1 else {})
         row |= {of: int(one[of].values[best]), "most": float(one["information"].values[best])}
         row |= {"mean": float(one["information"].mean()), "chance": float(one["chance"].mean())}

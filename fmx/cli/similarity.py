@@ -37,8 +37,8 @@ def register_comparisons(app: typer.Typer) -> None:
         information: "acts.zarr --about label --layers layer4",
     }
     for function, words in examples.items():
-        about = {"help": common.help_of(function), "epilog": f"Example: fmx {function.__name__} {words}"}
-        app.command(**about)(grouped(function))
+        epilog = f"Example: fmx {function.__name__} {words}"
+        app.command(help=common.help_of(function), epilog=epilog)(grouped(function))
 
 
 def compare(

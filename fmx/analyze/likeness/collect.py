@@ -15,13 +15,32 @@ from fmx.analyze.threads import compute_alone
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
 
-__all__ = ["SKIPS", "GramSet", "check_finite", "collect", "gram_bytes"]
+__all__ = ["SKIPS", "GramSet", "Sampled", "check_finite", "collect", "gram_bytes"]
 
 SKIPS = ("samples", "features")
 
 # Gram matrices that take more are not made; see `fmx.analyze.likeness.minibatch` for what there is instead.
 MOST_GRAM_BYTES = 2**30
 MOST_SAMPLES = 5000
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """How CKA is estimated from a part of all pairs of samples.
+
+    Attributes
+    ----------
+    seed : int
+        Of the samples that are drawn.
+    width : float or None
+        Take a Gaussian kernel, whose width is this many times the median distance of some samples; else a linear one.
+    keep : bool
+        Leave out no sample; 0 stands in for values that are not finite.
+    """
+
+    seed: int
+    width: float | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True)

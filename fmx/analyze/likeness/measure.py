@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmx.analyze.likeness import cca
 from fmx.analyze.likeness.cka import cka
-from fmx.analyze.likeness.collect import MOST_GRAM_BYTES, MOST_SAMPLES, GramSet, collect, gram_bytes
+from fmx.analyze.likeness.collect import MOST_GRAM_BYTES, MOST_SAMPLES, GramSet, Sampled, collect, gram_bytes
 from fmx.analyze.likeness.distances import COMPARISONS, DISTANCES, collect_distances, compare_distances, rdms
 from fmx.analyze.likeness.minibatch import minibatch_cka
 from fmx.analyze.likeness.nystrom import nystrom_cka
@@ -269,19 +269,16 @@ def _cka(
         estimator = "unbiased" if fits else "minibatch"
     if estimator not in ESTIMATORS:
         raise FmxError(f"CKA has no estimator {estimator}: {near_matches(estimator, ['auto', *ESTIMATORS])}")
+    how = Sampled(settings.seed, width, settings.keep)
     if estimator == "minibatch":
         if settings.skip == "features":
             raise FmxError("Minibatches can leave out samples only: take --skip samples, or --estimator unbiased.")
-        values, about = minibatch_cka(
-            store, tables, batch=settings.batch, seed=settings.seed, width=width, keep=settings.keep
-        )
+        values, about = minibatch_cka(store, tables, how, batch=settings.batch)
         return values, about | {"estimator": estimator, "batch": settings.batch, "seed": settings.seed}
     if estimator == "nystrom":
         if settings.skip == "features":
             raise FmxError("Nyström's approximation leaves out samples only: take --skip samples.")
-        values, about = nystrom_cka(
-            store, tables, landmarks=settings.landmarks, seed=settings.seed, width=width, keep=settings.keep
-        )
+        values, about = nystrom_cka(store, tables, how, landmarks=settings.landmarks)
         return values, about | {"estimator": estimator, "seed": settings.seed}
     found = collect(store, tables, least=_LEAST[estimator], skip=settings.left_out)
     counted = _counts(found)

@@ -17,7 +17,7 @@ import numpy as np
 from dask import delayed
 from numpy.typing import NDArray
 
-from fmx.analyze.likeness.collect import check_finite
+from fmx.analyze.likeness.collect import Sampled, check_finite
 from fmx.analyze.likeness.gram import BLOCK_BYTES, GramTask, add_products, lazy_grams, shifted, unpack
 from fmx.analyze.likeness.kernels import centred, cosines, flat, median_distance, products, rbf, squared_distances
 from fmx.analyze.not_finite import check_products
@@ -153,13 +153,7 @@ def draw_groups(tables: Sequence[SampleTable], batch: int, seed: int) -> Iterato
 
 
 def minibatch_cka(
-    store: Store,
-    tables: Sequence[SampleTable],
-    *,
-    batch: int,
-    seed: int,
-    width: float | None = None,
-    keep: bool = False,
+    store: Store, tables: Sequence[SampleTable], how: Sampled, *, batch: int
 ) -> tuple[Floats, dict[str, Any]]:
     """Compare all pairs of layers by centred kernel alignment over minibatches, in one read of the stores on Dask.
 
@@ -169,13 +163,10 @@ def minibatch_cka(
         Where errors of reading are said to be.
     tables : sequence of SampleTable
         Of the same samples.
+    how : Sampled
+        512 samples tell the width of a Gaussian kernel.
     batch : int
         Samples of a batch, 4 or more.
-    seed : int
-    width : float, optional
-        Take a Gaussian kernel, whose width is this many times the median distance of 512 samples.
-    keep : bool
-        Leave out no sample; 0 stands in for values that are not finite.
 
     Returns
     -------
@@ -192,9 +183,9 @@ def minibatch_cka(
     check_least(total, LEAST, "CKA by minibatches")
     if batch < LEAST:
         raise FmxError(f"A minibatch takes at least {LEAST} samples, not {batch}: raise --batch.")
-    widths = None if width is None else _widths(store, tables, width, seed, keep)
-    task = GroupTask(tables, widths, keep)
-    lazy = [delayed(task.run, pure=False)(rows, batches) for rows, batches in draw_groups(tables, batch, seed)]
+    widths = None if how.width is None else _widths(store, tables, how.width, how.seed, how.keep)
+    task = GroupTask(tables, widths, how.keep)
+    lazy = [delayed(task.run, pure=False)(rows, batches) for rows, batches in draw_groups(tables, batch, how.seed)]
     found: Sequence[Batch] = compute_alone(store, lazy)
     whole = found[0]
     for more in found[1:]:

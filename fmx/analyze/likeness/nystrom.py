@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.analyze.likeness.collect import MOST_GRAM_BYTES, check_finite
+from fmx.analyze.likeness.collect import MOST_GRAM_BYTES, Sampled, check_finite
 from fmx.analyze.likeness.gram import BLOCK_BYTES, add_products, lazy_grams, shifted
 from fmx.analyze.likeness.kernels import cosines, median_distance, rbf
 from fmx.analyze.not_finite import check_products
@@ -94,13 +94,7 @@ class StripTask:
 
 
 def nystrom_cka(
-    store: Store,
-    tables: Sequence[SampleTable],
-    *,
-    landmarks: int,
-    seed: int,
-    width: float | None = None,
-    keep: bool = False,
+    store: Store, tables: Sequence[SampleTable], how: Sampled, *, landmarks: int
 ) -> tuple[Floats, dict[str, Any]]:
     """Compare all pairs of layers by centred kernel alignment of kernels that landmarks stand for, on Dask.
 
@@ -108,18 +102,12 @@ def nystrom_cka(
 
     Parameters
     ----------
-    store : Store
-        Where errors of reading are said to be.
-    tables : sequence of SampleTable
-        Of the same samples.
+    store, tables
+        See `fmx.analyze.likeness.minibatch.minibatch_cka`.
+    how : Sampled
+        The landmarks tell the width of a Gaussian kernel.
     landmarks : int
         How many samples are drawn; the same for all layers. With all samples nothing is approximated.
-    seed : int
-        Of which samples these are.
-    width : float, optional
-        Take a Gaussian kernel, whose width is this many times the median distance of the landmarks.
-    keep : bool
-        Leave out no sample; 0 stands in for values that are not finite.
 
     Returns
     -------
@@ -136,7 +124,7 @@ def nystrom_cka(
     check_least(total, LEAST, "CKA by Nyström's approximation")
     if landmarks < 2:
         raise FmxError(f"Nyström's approximation takes at least 2 landmarks, not {landmarks}: raise --landmarks.")
-    chosen = np.sort(np.random.default_rng([seed, 3]).permutation(total)[:landmarks])
+    chosen = np.sort(np.random.default_rng([how.seed, 3]).permutation(total)[:landmarks])
     size = total * len(chosen) * len(tables) * 8
     if size > MOST_GRAM_BYTES:
         raise FmxError(
@@ -146,7 +134,7 @@ def nystrom_cka(
     strips: list[Strip] = list(compute_alone(store, lazy_grams([StripTask(table, chosen) for table in tables])))
     kept = np.ones(total, bool)
     for strip in strips:
-        kept &= (strip.nan + strip.inf == 0) | keep
+        kept &= (strip.nan + strip.inf == 0) | how.keep
     check_finite(int(kept.sum()), total, LEAST)
     used = kept[chosen]
     if used.sum() < 2:
@@ -154,13 +142,13 @@ def nystrom_cka(
     about: dict[str, Any] = {key: np.array([getattr(s, key).sum() for s in strips]) for key in ("nan", "inf")}
     features, widths = [], []
     for i, strip in enumerate(strips):
-        made, scale = _features(strip, chosen, kept, width)
+        made, scale = _features(strip, chosen, kept, how.width)
         features.append(made)
         widths.append(scale)
         strips[i] = Strip(np.empty((0, 0)), strip.own, strip.nan, strip.inf)  # let go of it
     values, varies = cosines(_hsic(features))
     about |= {"varies": varies.astype(np.float64), "samples": int(kept.sum()), "landmarks": int(used.sum())}
-    return values, about | ({} if width is None else {"width": np.array(widths)})
+    return values, about | ({} if how.width is None else {"width": np.array(widths)})
 
 
 def _features(strip: Strip, chosen: Rows, kept: NDArray[np.bool_], width: float | None) -> tuple[Floats, float]:
