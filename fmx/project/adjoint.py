@@ -9,19 +9,22 @@ What takes less time than by autograd: nothing is computed for copies; convoluti
 one takes only those channels of the layer in which a signal has something; a signal from a few neurons is no larger
 than what they see; nothing is copied for operations in place; and signals are split on the way to where maps are large,
 so that no tensor leaves the processor's cache, or is so large that fresh memory has to be found for it at each step,
-which takes longer than to fill it.
+which takes longer than to fill it. Where many signals are whole maps, convolutions are compiled (`fmx.project.quick`),
+and each thread goes the way with signals of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
-from typing import Any
+from functools import cached_property
 
 import torch
 
-from fmx.project.steps import Signal, Step, shape_of, step_of, sum_of, whole
+from fmx.project.quick import quickened, work
+from fmx.project.steps import Signal, sum_of, whole
+from fmx.project.stops import Stop, stops_between
 
 __all__ = ["WayBack", "way_back"]
 
@@ -31,15 +34,22 @@ _MOST = {"cpu": 14 * 2**20}
 _MOST_ELSEWHERE = 2**30
 # A signal within so much of a map is cut down to it, and goes alone.
 _SMALL = 0.2
+# Multiplications from which on compiled code saves more time than it takes to load, or at worst to make.
+_WORTH = 3 * 10**11
+# Threads a signal up to which each signal has one alone; more of them share every step.
+_SHARE = 2
 
 
 @dataclass(frozen=True)
-class _Stop:
-    """One node on the way: its step, the stops where its signals go on, and the bytes of one signal around it."""
+class _Route:
+    """Stops, and where on them signals can be split: how many bytes one signal takes until the next such stop."""
 
-    step: Step
-    following: tuple[int | None, ...]
-    nbytes: int
+    stops: Sequence[Stop]
+    narrow: dict[int, int]
+
+    @classmethod
+    def of(cls, stops: Sequence[Stop]) -> _Route:
+        return cls(stops, _narrow(stops))
 
 
 class WayBack:
@@ -47,62 +57,73 @@ class WayBack:
 
     Parameters
     ----------
-    stops : list
+    stops : list of Stop
         Each behind all those that lead to it; the input is behind the last.
     shape : tuple of int
         Of the input (1, …).
     most : int
         Bytes that no tensor exceeds, as far as splitting signals helps.
+    many : bool
+        So many signals come that compiled code is worth its while.
     """
 
-    def __init__(self, stops: list[_Stop], shape: tuple[int, ...], most: int) -> None:
-        self._stops = stops
+    def __init__(self, stops: list[Stop], shape: tuple[int, ...], most: int, *, many: bool = False) -> None:
+        self._plain = _Route.of(stops)
         self._shape = shape
         self._most = most
-        self._narrow = _narrow(stops)
+        self._many = many
 
     def __call__(self, signals: torch.Tensor) -> torch.Tensor:
         """Pull signals (signal, …native) back to the input."""
         with torch.inference_mode():
-            parts = _parts(signals)
-            if parts is None:
-                return self._from(0, Signal(signals, False))
             threads = torch.get_num_threads() if signals.device.type == "cpu" else 1
-            if min(threads, len(parts)) == 1:
-                return torch.cat([self._alone(part) for part in parts])
-            # Threads that share so little work wait for each other more than they work.
-            try:
-                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                    return torch.cat(list(pool.map(self._alone, parts)))
-            finally:
-                # What a thread sets holds for the others, too.
-                torch.set_num_threads(threads)
+            small = _parts(signals)
+            if small is not None:
+                return self._shared(self._plain, small, threads)
+            if self._many and threads <= _SHARE * len(signals):
+                parts = signals.tensor_split(min(threads, len(signals)))
+                return self._shared(self._quick, [Signal(part, False) for part in parts], threads)
+            return self._from(self._plain, 0, Signal(signals, False))
 
-    def _alone(self, part: Signal) -> torch.Tensor:
-        with torch.inference_mode():
-            return self._from(0, part)
+    @cached_property
+    def _quick(self) -> _Route:
+        return _Route.of(quickened(self._plain.stops))
 
-    def _from(self, start: int, signal: Signal) -> torch.Tensor:
+    def _shared(self, route: _Route, parts: list[Signal], threads: int) -> torch.Tensor:
+        """Give each part to a thread: those that share every step wait for each other."""
+
+        def alone(part: Signal) -> torch.Tensor:
+            with torch.inference_mode():
+                return self._from(route, 0, part)
+
+        if min(threads, len(parts)) == 1:
+            return torch.cat([alone(part) for part in parts])
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return torch.cat(list(pool.map(alone, parts)))
+        finally:
+            # What a thread sets holds for the others, too.
+            torch.set_num_threads(threads)
+
+    def _from(self, route: _Route, start: int, signal: Signal) -> torch.Tensor:
         """Go on at a stop that all signals pass."""
+        stops = route.stops
         waiting = {start: signal}
         del signal
-        for i in range(start, len(self._stops)):
-            if i not in waiting:
-                # What was overwritten.
-                continue
+        for i in range(start, len(stops)):
             signal = waiting.pop(i)
             count = len(signal.values)
-            parts = min(count, -(-count * self._narrow.get(i, 0) // self._most))
+            parts = min(count, -(-count * route.narrow.get(i, 0) // self._most))
             if parts > 1:
                 split = signal.values.tensor_split(parts)
-                return torch.cat([self._from(i, Signal(part, signal.owned, signal.at)) for part in split])
-            made = self._stops[i].step(signal)
+                return torch.cat([self._from(route, i, Signal(part, signal.owned, signal.at)) for part in split])
+            made = stops[i].step(signal)
             del signal
-            for to, given in zip(self._stops[i].following, made, strict=False):
+            for to, given in zip(stops[i].following, made, strict=False):
                 if to is not None and given is not None:
                     waiting[to] = sum_of(waiting[to], given) if to in waiting else given
             del made
-        return whole(waiting[len(self._stops)], self._shape).values
+        return whole(waiting[len(stops)], self._shape).values
 
 
 def _parts(signals: torch.Tensor) -> list[Signal] | None:
@@ -120,7 +141,7 @@ def _parts(signals: torch.Tensor) -> list[Signal] | None:
     return found
 
 
-def _narrow(stops: list[_Stop]) -> dict[int, int]:
+def _narrow(stops: Sequence[Stop]) -> dict[int, int]:
     """Find the stops that all signals pass, and the bytes of one signal until the next one of them."""
     found: dict[int, int] = {}
     furthest = last = 0
@@ -132,7 +153,7 @@ def _narrow(stops: list[_Stop]) -> dict[int, int]:
     return found
 
 
-def way_back(value: torch.Tensor, inputs: torch.Tensor) -> WayBack | None:
+def way_back(value: torch.Tensor, inputs: torch.Tensor, count: int = 1) -> WayBack | None:
     """Make steps of the graph between a layer and the input.
 
     Parameters
@@ -141,52 +162,16 @@ def way_back(value: torch.Tensor, inputs: torch.Tensor) -> WayBack | None:
         A layer's value in a pass of one copy.
     inputs : tensor (1, …)
         What the pass started from.
+    count : int
+        Signals that will go this way.
 
     Returns
     -------
     WayBack or None
         None where there is a node that no step is for, or nothing leads to the input.
     """
-    if value.grad_fn is None or value.output_nr != 0 or not len(value) == len(inputs) == 1:
+    stops = stops_between(value, inputs)
+    if stops is None:
         return None
-    order = _ordered(value.grad_fn, inputs)
-    if order is None or any(number for node in order for _, number in node.next_functions):
-        return None
-    place = {node: i for i, node in enumerate(order)}
-    stops: list[_Stop] = []
-    unmixed = {value.grad_fn}
-    for node in order[:-1]:
-        try:
-            step = step_of(node, first=node in unmixed)
-        except (AttributeError, RuntimeError):
-            # Another version of autograd, or values that were overwritten.
-            return None
-        if step is None:
-            return None
-        if node in unmixed and "Convolution" not in node.name():
-            unmixed |= {following for following, _ in node.next_functions}
-        following = tuple(place.get(to) for to, _ in node.next_functions)
-        shapes = [shape_of(node), *(shape_of(to, number) for to, number in node.next_functions if to in place)]
-        stops.append(_Stop(step, following, value.element_size() * max(map(prod, shapes))))
-    return WayBack(stops, tuple(inputs.shape), _MOST.get(value.device.type, _MOST_ELSEWHERE))
-
-
-def _ordered(root: Any, inputs: torch.Tensor) -> list[Any] | None:
-    """List the nodes that lead to the input, each behind those that lead to it, the input's last; None if none do."""
-    leads: dict[Any, bool] = {}
-    order: list[Any] = []
-    todo = [(root, False)]
-    while todo:
-        node, seen = todo.pop()
-        following = [to for to, _ in node.next_functions if to is not None]
-        if seen:
-            own = getattr(node, "variable", None) is inputs
-            leads[node] = own or any(leads[to] for to in following)
-            if leads[node]:
-                order.append(node)
-        elif node not in leads:
-            leads[node] = False
-            todo.append((node, True))
-            todo += [(to, False) for to in following if to not in leads]
-    order.reverse()
-    return order if leads[root] and getattr(order[-1], "variable", None) is inputs else None
+    many = count * work(stops) >= _WORTH
+    return WayBack(stops, tuple(inputs.shape), _MOST.get(value.device.type, _MOST_ELSEWHERE), many=many)

@@ -168,7 +168,7 @@ class Network:
         # Batches of one length, so that the last one is no smaller.
         copies = -(-count // -(-count // self.batch_size))
         done = begun or self.begin(values, [layer])
-        way = way_back(done.values[layer], done.inputs)
+        way = way_back(done.values[layer], done.inputs, count)
         if way is not None:
             for start in range(0, count, copies):
                 stop = min(start + copies, count)

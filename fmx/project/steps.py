@@ -14,7 +14,7 @@ import torch
 
 from fmx.project.rules import deconvnet
 
-__all__ = ["Signal", "Step", "shape_of", "step_of", "sum_of", "whole"]
+__all__ = ["Signal", "Step", "few_channels", "shape_of", "step_of", "sum_of", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +258,8 @@ def _convolved(node: Any, shape: Shape, before: list[Shape], first: bool) -> Ste
     more = (node._saved_output_padding, groups, [True, False, False])
 
     def back(values: torch.Tensor, sides: Sequence[int], pads: Sequence[int], around: Sequence[int]) -> torch.Tensor:
-        few = _channels(values) if plain else None
-        if few is not None and few.shape[1] <= _FEW * values.shape[1]:
+        few = few_channels(values) if plain else None
+        if few is not None:
             return _from_few(values, few, weight, around, dilation)
         values = values.contiguous(memory_format=torch.channels_last)
         room = _room(values, (before[0][1], *sides))
@@ -278,11 +278,11 @@ def _convolved(node: Any, shape: Shape, before: list[Shape], first: bool) -> Ste
     return step
 
 
-def _channels(values: torch.Tensor) -> torch.Tensor:
-    """List for each signal as many channels as hold all that is not 0 (signal, few)."""
+def few_channels(values: torch.Tensor) -> torch.Tensor | None:
+    """List for each signal as many channels as hold all that is not 0 (signal, few); None where these are many."""
     lit = (values != 0).flatten(2).any(dim=2)
     most = max(1, int(lit.sum(dim=1).max()))
-    return lit.to(torch.uint8).topk(most, dim=1).indices
+    return lit.to(torch.uint8).topk(most, dim=1).indices if most <= _FEW * lit.shape[1] else None
 
 
 def _from_few(
