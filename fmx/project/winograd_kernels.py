@@ -83,6 +83,14 @@ def _store(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 1
 
 
+def _fetch(builder: Any, address: Any) -> None:
+    """Have a line of memory brought into the second cache."""
+    place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [place, number, number, number])
+    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(fetch, [builder.inttoptr(address, place), number(0), number(2), number(1)])
+
+
 def _splat(builder: Any, value: Any) -> Any:
     """Fill a vector with one value."""
     nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
@@ -148,15 +156,18 @@ def _choose(builder: Any, to: Any, values: Any, codes: Any, code: Any) -> None:
 def _multiply(vectors: int) -> Any:
     """Multiply ROWS rows (depth) by a panel (depth, `vectors` · LANES).
 
-    ``(to, to_row, at, at_row, panel, depth)``: addresses, and steps between rows in bytes.
+    ``(to, to_row, at, at_row, panel, depth, ahead)``: addresses, and steps between rows in bytes. What lies ahead is
+    brought into the cache meanwhile: as many bytes as are a quarter of the panel.
     """
 
-    def write(builder: Any, to: Any, to_row: Any, at: Any, at_row: Any, panel: Any, depth: Any) -> None:
+    def write(builder: Any, to: Any, to_row: Any, at: Any, at_row: Any, panel: Any, depth: Any, ahead: Any) -> None:
         nothing = ir.Constant(_FLOATS, None)
         sums = [[cgutils.alloca_once_value(builder, nothing) for _ in range(vectors)] for _ in range(ROWS)]
         wide, four = ir.IntType(64)(4 * LANES), ir.IntType(64)(4)
         with cgutils.for_range_slice(builder, depth.type(0), depth, depth.type(_UNROLLED), depth.type) as (i, _):
             from_panel, from_rows = _moved(builder, panel, (i, vectors * 4 * LANES)), _moved(builder, at, (i, 4))
+            for line in range(vectors * _UNROLLED // 4):
+                _fetch(builder, _moved(builder, ahead, (i, vectors * LANES), (wide, line)))
             for k in range(_UNROLLED):
                 places = [_moved(builder, from_panel, (wide, vectors * k + j)) for j in range(vectors)]
                 ours = [_load(builder, place, _FLOATS) for place in places]
@@ -242,12 +253,15 @@ def _all_products(spread: Any, weights: Any, made: Any, count: int) -> None:
     for spot in range(SPOTS):
         for p in range(panels):
             panel = weights[spot, p].ctypes.data
+            ahead = panel + depth * wide * 4
             for t in range(0, count, ROWS):
                 to = made[spot, t].ctypes.data + p * wide * 4
+                at = spread[spot, t].ctypes.data
                 if wide == PANEL:
-                    _product((to, row, spread[spot, t].ctypes.data, depth * 4, panel, depth))
+                    _product((to, row, at, depth * 4, panel, depth, ahead))
                 else:
-                    _narrow_product((to, row, spread[spot, t].ctypes.data, depth * 4, panel, depth))
+                    _narrow_product((to, row, at, depth * 4, panel, depth, ahead))
+                ahead += depth * wide
 
 
 @part
