@@ -194,7 +194,7 @@ def _dataset(
         store=str(store.path),
         other_store=str(other.path),
         matched_by="every position" if task.table.space == "full" else f"{task.table.space} of each channel",
-        differences="" if task.differ else f"none, as the shapes differ: {shapes[0]} and {shapes[1]}",
+        differences="" if task.differ else f"not told, as the shapes differ: {shapes[0]} and {shapes[1]}",
     )
 
 

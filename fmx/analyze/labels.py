@@ -90,10 +90,9 @@ def groups_of(data: xr.Dataset | xr.DataArray, what: Any, by: Sequence[str] = ("
         values = data[name].values if name in data.coords else np.asarray([])
         if values.dtype.kind not in "iuf":
             values = np.asarray([str(value) for value in values], dtype=object)
-        if name == "label" and not any(values):
-            raise FmxError(
-                f"The samples of {what} have no labels: extract pictures from a folder of subfolders, one a label."
-            )
+        if not len(values) or (values.dtype == object and not any(values)):
+            hint = ": extract pictures from a folder of subfolders, one a label" if name == "label" else ""
+            raise FmxError(f"The samples of {what} have no {'labels' if name == 'label' else name}{hint}.")
         found[name], own = np.unique(values, return_inverse=True)
         numbers = numbers * len(found[name]) + own
     return Groups(found, numbers)

@@ -159,7 +159,9 @@ def to_rows(results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:
         if not plain.dims:
             frame = pd.DataFrame([{name: plain[name].item() for name in plain.data_vars}])
         else:
-            frame = plain.to_dataframe().reset_index()
+            # In the order that variables have their dims in, the first one changing slowest.
+            order = dict.fromkeys(d for v in sorted(plain.data_vars.values(), key=lambda v: -v.ndim) for d in v.dims)
+            frame = plain.to_dataframe(dim_order=list(order)).reset_index()
         rows += [{"layer": layer, **{str(k): v for k, v in row.items()}} for row in frame.to_dict("records")]
     return rows
 

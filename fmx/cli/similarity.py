@@ -94,7 +94,7 @@ def compare(
     headings = _CHANNEL_HEADINGS if per == "channel" else _LAYER_HEADINGS
     columns |= {key: text for key, text in headings.items() if any(key in row for row in rows)}
     columns |= common.lost_column(rows)
-    about = [f"{name}: differences: {d.attrs['differences']}" for name, d in found.items() if d.attrs["differences"]]
+    about = [f"{name}: differences are {d.attrs['differences']}" for name, d in found.items() if d.attrs["differences"]]
     results.show(rows, columns, about=about)
 
 

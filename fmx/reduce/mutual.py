@@ -78,7 +78,9 @@ def binned(columns: Counts, labels: Counts, *, corrected: bool = True) -> Floats
     parts = [
         entropy(part, corrected=corrected) for part in (joint.sum(axis=2), joint.sum(axis=1), joint.reshape(count, -1))
     ]
-    return np.asarray(parts[0] + parts[1] - parts[2])
+    found = parts[0] + parts[1] - parts[2]
+    # What rounding leaves where columns say nothing at all.
+    return np.where(np.abs(found) < 1e-13, 0.0, found)
 
 
 def nearest(columns: Floats, target: NDArray[np.generic], *, labels: bool, neighbours: int, seed: int) -> Floats:

@@ -105,7 +105,7 @@ def _products(x: Any, y: Any, n: int, mx: float, my: float) -> Any:
 
 @part
 def _spread(buffer: Any, n: int, differ: Any) -> Any:
-    """Give mean and sum of squared differences from it; where all values are the same, that and no rounding error."""
+    """Give mean and sum of squared differences from it; where all values are the same, or none, no rounding error."""
     if differ == 0:
         return np.float64(buffer[0]), 0.0
     mean = _mean(buffer, n)
@@ -139,25 +139,11 @@ def _single_pairs(flat: Any, places: Any, apart: int, clean: int, levels: int, a
 
 
 @part
-def _add_beside(
-    x: Any, y: Any, n: int, mx: float, xx: float, differ: Any, whole: Any, real: Any, first: int, levels: int
-) -> None:  # fmt: skip
-    """Add finite pairs to those of a level; mean and squares of the clean values are known."""
-    my, yy = _spread(y, n, differ)
-    xy, difference = _products(x, y, n, mx, my)
-    _join(whole, real, first, levels, n, mx, my, xx, yy, xy, difference)
-
-
-@part
-def _add_spoiled(
-    x: Any, y: Any, x_bits: Any, y_bits: Any, n: int, mask: Any, whole: Any, real: Any, first: int, levels: int
-) -> None:  # fmt: skip
-    """Add pairs of which some are not finite; the buffers are changed."""
+def _set_right(x: Any, y: Any, x_bits: Any, y_bits: Any, n: int, mask: Any) -> Any:
+    """Leave out the pairs of which a value is not finite; give what is known of the others, as `add_pairs` needs it."""
     kept = _keep_finite(x, y, n)
-    whole[first + LOST * levels] += n - kept
-    if kept:
-        mx, xx = _spread(x, kept, _kind(x_bits, kept, mask)[1])
-        _add_beside(x, y, kept, mx, xx, _kind(y_bits, kept, mask)[1], whole, real, first, levels)
+    mx, xx = _spread(x, kept, _kind(x_bits, kept, mask)[1])
+    return kept, mx, xx, _kind(y_bits, kept, mask)[1]
 
 
 @entry
@@ -195,18 +181,19 @@ def add_pairs(
             for level in range(levels):
                 _gather(flat, places, starts, run, done, length, step, level * apart, noisy)
                 for j in range(len(places)):
-                    row, mx, xx = first + j, means[j], squares[j]
+                    x, y, kept, mx, xx = clear[j], noisy[j], n, means[j], squares[j]
                     largest, differ = _kind(noisy_bits[j], n, mask[0])
-                    if level == clean and finite[j]:
-                        _join(whole[row], real[row], at + level, levels, n, mx, mx, xx, xx, xx, 0.0)
-                    elif largest < infinity and finite[j]:
-                        _add_beside(clear[j], noisy[j], n, mx, xx, differ, whole[row], real[row], at + level, levels)
-                    else:
-                        spare[:n] = clear[j, :n]
-                        bits, columns, reals = noisy_bits[j], whole[row], real[row]
-                        _add_spoiled(
-                            spare, noisy[j], spare_bits, bits, n, mask[0], columns, reals, at + level, levels
-                        )  # fmt: skip
+                    if largest >= infinity or not finite[j]:
+                        spare[:n] = x[:n]
+                        x = spare
+                        kept, mx, xx, differ = _set_right(x, y, spare_bits, noisy_bits[j], n, mask[0])
+                        whole[first + j, at + level + LOST * levels] += n - kept
+                    my, yy, xy, difference = mx, xx, xx, 0.0
+                    if level != clean:
+                        my, yy = _spread(y, kept, differ)
+                        xy, difference = _products(x, y, kept, mx, my)
+                    columns, reals = whole[first + j], real[first + j]
+                    _join(columns, reals, at + level, levels, kept, mx, my, xx, yy, xy, difference)
             run, done = next_run, next_done
 
 
