@@ -20,6 +20,7 @@ from fmx import analyze
 from fmx.errors import FmxError
 from fmx.render import plots
 from fmx.render.plots.boxes import BOX_QUANTILES, from_bins
+from fmx.render.plots.distribution import is_coarse
 from fmx.render.plots.style import OKABE_ITO, looks
 from fmx.render.plots.text import short, short_names, text_width, wrapped
 
@@ -107,6 +108,40 @@ def test_one_distribution_with_growing_bins(store: Any) -> None:
     np.testing.assert_allclose(np.nan_to_num(values), counts[wide] / counts.sum() / np.diff(own)[wide])
     assert len(edges) == wide.sum() + 1
     assert "logarithmic" in caption(figure)
+
+
+def test_a_few_values_far_out_take_bins_that_grow(tmp_path: Path, cli: Any) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(11, 1, 1, 3, 20, 20)).astype(np.float32)
+    store = write_store(tmp_path / "a", {"usual": values, "far": values**9}, noise=(0.0,))
+    hist = analyze.hist(store, bins=128)
+    assert [is_coarse(hist[name]) for name in ("usual", "far")] == [False, True]
+    constant = write_store(tmp_path / "c", {"one": np.ones_like(values)}, noise=(0.0,))
+    assert not is_coarse(analyze.hist(constant)["one"])
+    words = ["render", "plots", store.path, "--plots", "distribution", "--format", "svg", "-o", tmp_path, "--name", "p"]
+    assert cli(*words).code == 0
+    texts = [(tmp_path / "model" / "p" / f"distribution_{name}.svg").read_text() for name in ("usual", "far")]
+    assert ["logarithmic on both sides" in text for text in texts] == [False, True]
+
+
+def test_axes_end_with_the_values_and_steps_have_shades_in_order(clips: Any) -> None:
+    hist = analyze.hist(clips, layers="one", by="timestep", bins=200)["one"]
+    figure = plots.distribution(hist)
+    check_layout(figure)
+    used = hist["edges"].values[..., 1:][hist["counts"].values > 0]
+    low, high = axes_of(figure, "density").get_xlim()
+    assert used.max() <= high <= used.max() + 0.03 * (high - low)
+    density = axes_of(figure, "density")
+    drawn = [patch.get_edgecolor()[:3] for patch in density.patches]
+    np.testing.assert_allclose(drawn, [look.colour[:3] for look in looks(7, ordered=True)], atol=1e-6)
+
+
+def test_few_samples_are_named(store: Any, clips: Any) -> None:
+    one = analyze.rdm(store, layers="head", noise=[0.0])["head"]
+    figure = plots.dissimilarity_matrix(one.drop_vars("label", errors="ignore"))
+    check_layout(figure)
+    shown = words(figure)
+    assert all(str(sample) in shown for sample in one["sample"].values)
 
 
 def test_quantiles_of_bins_against_a_search() -> None:

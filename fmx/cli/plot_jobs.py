@@ -155,13 +155,17 @@ def _reason(wanted: Wanted, name: str) -> str:
 def _distribution(wanted: Wanted) -> Drawn:
     from fmx.analyze import hist
     from fmx.render.plots import distribution
-    from fmx.render.plots.distribution import MOST_GROUPS
+    from fmx.render.plots.distribution import MOST_GROUPS, STEPS, is_coarse
 
     names = wanted.named(*(["channel"] if wanted.channels else []))
     by = "channel" if wanted.channels else wanted.by or "noise"
     apart = [by] if by not in {"noise", "whole"} else []
     settings: Any = {"bins": _BINS, "allow_partial": wanted.allow_partial}
     counts = hist(wanted.store, layers=names, by=["noise", *apart], **settings)
+    coarse = [name for name in names if is_coarse(counts[name])]
+    if coarse:
+        # A few values far from all others leave bins of equal width to those.
+        counts |= hist(wanted.store, layers=coarse, by=["noise", *apart], **(settings | {"log": True}))
     quantiles = wanted.stats(apart, names, _QUANTILES)
     for name in names:
         parts = [counts[name], quantiles[name]]
@@ -173,12 +177,12 @@ def _distribution(wanted: Wanted) -> Drawn:
             if missing:
                 raise FmxError(f"{name} has no channel {missing[0]}: it has {len(there)}, from {there[0]}.")
             parts = [part.sel(channel=list(wanted.channels)) for part in parts]
-        steps = parts[0].sizes.get("timestep", 0) if by == "timestep" else 0
+        steps = parts[0].sizes.get(by, 0) if by in STEPS else 0
         facts = list(wanted.facts)
         if steps > MOST_GROUPS:  # a clip has 16 unless told, and none of them can be left out by an option
             some = [round(i * (steps - 1) / (MOST_GROUPS - 1)) for i in range(MOST_GROUPS)]
-            parts = [part.isel(timestep=some) for part in parts]
-            facts.append(f"{MOST_GROUPS} of {steps} timesteps")
+            parts = [part.isel({by: some}) for part in parts]
+            facts.append(f"{MOST_GROUPS} of {steps} {'levels' if by == 'noise' else f'{by}s'}")
         yield (
             distribution(*parts, facts=facts, width=wanted.width),
             {"plot": "distribution", "layer": name} | ({"by": by} if parts[0]["count"].ndim else {}),
@@ -266,9 +270,11 @@ def _rdm(wanted: Wanted) -> Drawn:
 
     settings: Any = {"noise": None if wanted.noise is None else [wanted.noise], "samples": _MOST_SAMPLES}
     drawn = "drawn at random" if wanted.store.complete.sum() > _MOST_SAMPLES else ""
+    kinds = {info.name: info.kind for info in wanted.store.layers}
     for name in wanted.named():
         # One layer at a time: matrices of all layers together may not fit the memory.
         found = rdm(wanted.store, layers=[name], allow_partial=wanted.allow_partial, **settings)[name]
+        found.attrs.setdefault("kind", kinds[name])
         yield dissimilarity_matrix(found, facts=[drawn], width=wanted.width), {"plot": "rdm", "layer": name}
 
 

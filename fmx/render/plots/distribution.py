@@ -17,15 +17,19 @@ from fmx.render.plots.page import Page, PageLook, name_ticks, say_inside, two_si
 from fmx.render.plots.parts import groups, layer_title, lost, need, number
 from fmx.render.plots.style import Look, PlotFigure, in_style, looks
 
-__all__ = ["distribution"]
+__all__ = ["MOST_GROUPS", "STEPS", "distribution", "is_coarse"]
 
 MOST_GROUPS = 14
 _WHAT = "distributions"
 # Share of the values at either end that would squeeze the others.
 _TAIL = 0.005
 _NARROW = 120
+# Of the bulk of the values: what is smaller counts as near to 0 on a logarithmic axis.
+_SMALL = 1e-3
+# Bins that have to hold the bulk of the values for the shape of their distribution to be seen.
+_LEAST_BINS = 12
 # Groups that are steps on a scale, one after the other.
-_STEPS = ("noise", "timestep", "epoch", "step")
+STEPS = ("noise", "timestep", "epoch", "step")
 
 
 @in_style
@@ -56,8 +60,8 @@ def distribution(
     dim, names = groups(hist, "count")
     if len(names) > MOST_GROUPS:
         raise FmxError(f"{len(names)} {_WHAT} can't be told apart in one plot: choose up to {MOST_GROUPS} of them.")
-    shown = looks(len(names), ordered=dim in _STEPS)
-    named = [f"{dim} {name}" if dim in {*_STEPS, "channel"} else name for name in names]
+    shown = looks(len(names), ordered=dim in STEPS)
+    named = [f"{dim} {name}" if dim in {*STEPS, "channel"} else name for name in names]
     counts, edges, cdf = _rows(hist, len(names))
     drawn = np.asarray(hist["count"].values).reshape(-1) > 0
     page = Page(f"Distribution of values: {layer_title(hist)}", **given)
@@ -89,6 +93,18 @@ def distribution(
         empty = [name for name, there in zip(named, drawn, strict=True) if not there]
         page.note(f"no finite values: {', '.join(empty)}" if empty else "")
     return page.finish()
+
+
+def is_coarse(hist: xr.Dataset) -> bool:
+    """Tell whether a few of the bins hold nearly all values of a group, so that other bins would show more of them."""
+    counts, edges, cdf = _rows(hist, int(np.prod(hist["count"].shape, dtype=int)))
+    for own, ends, share in zip(counts, edges, cdf, strict=True):
+        if not own.any() or _constant(own[None], ends[None]) is not None:
+            continue
+        first, last = np.interp((_TAIL, 1 - _TAIL), share, np.arange(len(ends)))
+        if last - first < _LEAST_BINS:
+            return True
+    return False
 
 
 def _rows(hist: xr.Dataset, count: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -165,14 +181,15 @@ def _value_axes(
         min(float(np.interp(_TAIL, c, e)) for c, e in zip(cdf, edges, strict=True)),
         max(float(np.interp(1 - _TAIL, c, e)) for c, e in zip(cdf, edges, strict=True)),
     )
-    widths = np.diff(edges[0])
+    tails, widths = bulk, np.diff(edges[0])
     growing = len(widths) > 2 and widths.max() > 1.5 * widths[widths > 0].min(initial=np.inf)
     if growing or bulk[1] - bulk[0] > 0.5 * (whole[1] - whole[0]) or bulk[0] == bulk[1]:
         bulk = whole
     else:
         page.note(f"share and boxes without the {100 * _TAIL:g} % of the values at either end")
     if growing:
-        away = float(np.abs(edges[edges != 0]).min())
+        # Values far smaller than nearly all others would take half of the axis.
+        away = max(float(np.abs(edges[edges != 0]).min()), _SMALL * max(-tails[0], tails[1]))
         length = (page.width - 30) / (1 if page.width < _NARROW else 2)
         for axes in (density, share):
             two_sided(axes.xaxis, away, 1.5 * whole[0], 1.5 * whole[1], length)

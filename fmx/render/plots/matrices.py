@@ -23,6 +23,8 @@ _LEAST_CELL = 6.2
 # Of a figure, in mm: room for the caption.
 _NARROWEST = 85.0
 _CLASS_NAME = 24.0
+# Whose names there is room for.
+_MOST_SAMPLES = 24
 _NOTHING = "#E4E4E4"
 
 
@@ -117,10 +119,11 @@ def dissimilarity_matrix(rdm: xr.Dataset, **given: Unpack[PageLook]) -> PlotFigu
     metric = str(rdm.attrs.get("metric", "distance"))
     page.note(f"{len(values)} samples", noise_note(rdm), lost([rdm]))
     page.note(f"{metric}: {rdm.attrs['definition']}" if "definition" in rdm.attrs else metric)
-    names = {str(v) for v in labels.tolist()} if named and labels is not None else {"000"}
-    longest = max(text_width(short(name, _CLASS_NAME), 7) for name in names)
+    few = len(values) <= _MOST_SAMPLES and "sample" in rdm.coords and not named
+    names = [str(v) for v in (labels if named and labels is not None else rdm["sample"].values if few else ["000"])]
+    longest = max(text_width(short(name, _CLASS_NAME), 7) for name in set(names))
     side = min(width - longest - 24, 100)
-    page.height = side + (longest if named else 4) + 4
+    page.height = side + (longest if named or few else 4) + 4
     page.width = min(width, max(side + longest + 26, _NARROWEST))
     axes = page.figure.add_subplot()
     off = values[~np.eye(len(values), dtype=bool)]
@@ -133,6 +136,11 @@ def dissimilarity_matrix(rdm: xr.Dataset, **given: Unpack[PageLook]) -> PlotFigu
     _finish_matrix(page, axes, shown, f"distance ({metric})")
     if named and labels is not None:
         _classes(axes, labels, side)
+    elif few:
+        for axis in (axes.xaxis, axes.yaxis):
+            name_ticks(axis, names, side, length=_CLASS_NAME)
+        axes.tick_params(length=0)
+        axes.tick_params(axis="x", rotation=90)
     else:
         axes.set_xlabel("sample")
         axes.set_ylabel("sample")

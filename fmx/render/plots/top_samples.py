@@ -74,7 +74,11 @@ def top_samples(
     need(top, ("value", "sample_id", "sample_number"), _WHAT, _COMMAND)
     page = Page(f"Top samples: {layer_title(top)}", **given)
     inside = page.width - 3.0
-    ranks = min(top.sizes["rank"], max(int((inside + _GAP) // (_LEAST + _GAP)), 1))
+    there = np.flatnonzero(
+        (top["sample_number"] >= 0).any([d for d in top["sample_number"].dims if d != "rank"]).values
+    )
+    found = int(there[-1]) + 1 if len(there) else 1
+    ranks = min(found, max(int((inside + _GAP) // (_LEAST + _GAP)), 1))
     rows = [(row, _read(row, pictures)) for row in _rows(top.isel(rank=slice(ranks)), channels)]
     shapes = {picture.shape for _, there in rows for picture in there.values()}
     width = min((inside + _GAP) / ranks - _GAP, 30.0)
@@ -89,8 +93,12 @@ def top_samples(
     every = top["value"].sizes.get("channel", 1)
     if channels is None and every > MOST_CHANNELS:
         page.note(f"the {MOST_CHANNELS} of {every} channels with the largest values")
-    page.note(f"{ranks} of {top.sizes['rank']} samples" if ranks < top.sizes["rank"] else "")
-    page.note(f"value: {top['value'].attrs['definition']}" if "definition" in top["value"].attrs else "")
+    page.note(f"the first {ranks} of {found} samples" if ranks < found else "")
+    page.note(
+        f"value: {str(top['value'].attrs['definition']).partition(';')[0]}"
+        if "definition" in top["value"].attrs
+        else ""
+    )
     how = str(top.attrs.get("receptive_field", ""))
     page.note(f"box: what the strongest neuron sees ({how})" if boxes else "")
     return page.finish()
