@@ -1,19 +1,19 @@
-"""How long occlusion takes, beside the bare forward passes that it needs, by the same engine.
+"""How long occlusion takes, beside the bare forward passes that it needs.
 
     python benchmarks/occlusion.py               ResNet-18, 224 px, patch 32, stride 16, batches of 32
-    python benchmarks/occlusion.py --pictures 4
+    python benchmarks/occlusion.py --pictures 4 --model squeezenet1_1
 
 *Bare* is a session that is open and has run before, on batches that are ready: as many as there are places and whole
-pictures. Occlusion is all of it, with opening the session. Processor time, which other work on the machine disturbs
-least, in turn within a round; the ratio is the median of the rounds' ratios. With a layer, the strongest and the total
-activation of its strongest feature map are recorded too, and bare passes capture that layer.
+pictures; by the reference (eager), and by the engine that occlusion ran. Occlusion is all of it, with opening the
+session and choosing the engine. Processor time, which other work on the machine disturbs least, in turn within a round;
+ratios are medians of the rounds' ratios. With a layer, the strongest and the total activation of its strongest feature
+map are recorded too, and bare passes capture that layer.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from statistics import median
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def seconds(what: object) -> float:
 
 
 def compare(model: fmx.adapter.Model, inputs: np.ndarray, layers: list[str], engine: str, rounds: int) -> None:
-    """Time both and print the ratio."""
+    """Time both and print the ratios."""
 
     def whole() -> str:
         found = occlude(
@@ -43,29 +43,37 @@ def compare(model: fmx.adapter.Model, inputs: np.ndarray, layers: list[str], eng
     sizes = [min(BATCH, passes - start) for start in range(0, passes, BATCH)]
     ready = np.resize(inputs, (BATCH, *inputs.shape[1:]))
     used = whole()
-    with model.session(layers, engine=used, outputs=True) as session:
-        session.run(ready)
-
-        def bare() -> None:
-            for size in sizes:
-                session.run(ready[:size])
-
-        ratios = [seconds(whole) / seconds(bare) for _ in range(rounds)]
+    with (
+        model.session(layers, engine="eager", outputs=True) as reference,
+        model.session(layers, engine=used, outputs=True) as own,
+    ):
+        ratios = []
+        for session in (reference, own):
+            session.run(ready)
+        for _ in range(rounds):
+            times = [seconds(lambda s=s: [s.run(ready[:size]) for size in sizes]) for s in (reference, own)]
+            ratios.append(seconds(whole) / np.array(times))
+    to_reference, to_own = np.median(ratios, axis=0)
     what = f"class and {layers[0]}" if layers else "class"
-    print(f"{what:18} asked for {engine:8} ran {used:22} {passes} passes   {median(ratios):.2f} × bare")
+    print(
+        f"{what:18} asked for {engine:8} ran {used:36} {passes} passes   "
+        f"{to_reference:.2f} × bare eager   {to_own:.2f} × bare of that engine"
+    )
 
 
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--layer", default="layer4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", default="eager,folded,auto")
     asked = parser.parse_args()
-    model = fmx.load("torchvision:resnet18")
+    model = fmx.load(f"torchvision:{asked.model}")
     inputs = np.random.default_rng(0).normal(size=(asked.pictures, 3, SIDE, SIDE)).astype(np.float32)
     for engine in asked.engines.split(","):
-        for layers in ([], ["layer4"]):
+        for layers in ([], [asked.layer]):
             compare(model, inputs, layers, engine, asked.rounds)
 
 

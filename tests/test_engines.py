@@ -314,6 +314,29 @@ def test_fastest_engine_that_pays_is_taken(
     assert len(session.engine_notes) == len(candidates)
 
 
+@pytest.mark.parametrize("batches", range(2, 60, 3))
+@pytest.mark.parametrize("speed", [0.003, 0.01, 0.03])
+def test_looking_for_an_engine_takes_a_fifth_of_the_run_at_most(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, batches: int, speed: float
+) -> None:
+    """Even where every candidate takes as long to set up as is reckoned with, and none of them is faster."""
+    outlooks = {"folded": 0.3, "channels-last": 0.3, "onnxruntime": 1.5}
+
+    class Slow(Timed):
+        def __enter__(self) -> Timed:
+            self._clock.now += outlooks[self.engine]
+            return super().__enter__()
+
+    offered = [Candidate(name, lambda n=name: Slow(n, clock, speed)) for name in outlooks]
+    data = np.ones((32, 2), np.float32)
+    begun = clock.now
+    with pick_engine(
+        "auto", lambda: Timed("reference", clock, speed), offered, Terms(expected_batches=batches)
+    ) as session:
+        list(session.run_all([data] * batches))
+    assert clock.now - begun <= 1.2 * batches * 32 * speed + 1e-9
+
+
 def test_notes_say_what_became_of_every_candidate(clock: Clock) -> None:
     session = settled(clock, {"folded": (0.005, 2.1), "channels-last": (0.008, 2.0), "compiled": (0.001, 2.0)}, 100)
     assert session.engine_notes[0].startswith("folded: not used, layer differs by 5.0e-02")

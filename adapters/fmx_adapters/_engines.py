@@ -31,6 +31,8 @@ _TIMED_RUNS = 3
 _ENOUGH_SECONDS = 0.3
 # Where nobody says how long the run will be.
 _USUAL_BATCHES = 200
+# Looking for a faster engine takes at most this share of what the reference alone would take: no more can be lost.
+_MOST_LOST = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,11 @@ class _Outlook:
 
 
 _OUTLOOKS = {
-    "channels-last": _Outlook(0.5, 1.5),
-    "folded": _Outlook(0.8, 2.2),
-    "optimised": _Outlook(0.5, 1.5),
-    "frozen": _Outlook(0.8, 2.2),
-    "onnxruntime": _Outlook(2.0, 3.0),
+    "channels-last": _Outlook(0.3, 1.5),
+    "folded": _Outlook(0.3, 2.2),
+    "optimised": _Outlook(0.3, 1.5),
+    "frozen": _Outlook(0.3, 2.2),
+    "onnxruntime": _Outlook(1.5, 3.0),
     "compiled": _Outlook(45.0, 2.6),
 }
 _UNKNOWN = _Outlook(0.5, 2.5)
@@ -160,6 +162,8 @@ class AutoSession:
         self._batches = _USUAL_BATCHES if terms.expected_batches is None else terms.expected_batches
         self._running: Session | None = None
         self._settled = False
+        # How many times the first batch is what engines are timed on.
+        self._share = 1.0
         self._stack = ExitStack()
         self.engine = "auto"
         self.choice = "eager"
@@ -217,8 +221,13 @@ class AutoSession:
 
     def _settle(self, batch: Batch, expected: Capture, seconds: float) -> Capture:
         """Choose the engine, and give its values; `expected` are the reference's, which took it so many seconds."""
+        begun = time.perf_counter()
         few = _first_samples(batch, self._terms.timed_samples)
-        share = max(_length(batch) / max(_length(few), 1), 1.0)
+        self._share = share = max(_length(batch) / max(_length(few), 1), 1.0)
+        if not any(self._pays(candidate, seconds, seconds, 0.0) for candidate in self._candidates):
+            self.engine_notes += [self._untried(candidate) for candidate in self._candidates]
+            self._candidates.clear()
+            return expected
         reference = self._session.engine
         # A first run takes longer than others, for which the second one makes up.
         base = min(seconds / share, self._seconds(self._session, few, runs=1))
@@ -227,16 +236,14 @@ class AutoSession:
         found: list[_Best] = []
         for candidate in self._most_promising_first(base * share):
             fastest = min([base, *(best.seconds for best in found)])
-            if not self._pays(candidate, base * share, fastest * share):
-                few_or_many = f"{self._batches} batch{'' if self._batches == 1 else 'es'}"
-                why = f"in {few_or_many} it can't be expected to save what setting it up costs"
-                self.engine_notes.append(f"{candidate.name}: not tried, {why}")
+            if not self._pays(candidate, base * share, fastest * share, time.perf_counter() - begun):
+                self.engine_notes.append(self._untried(candidate))
                 continue
             tried = self._try(candidate, few, expected)
             if tried is not None:
                 if tried.seconds > fastest:
                     # Other work on the machine can make an engine look slow, so that it is looked at twice.
-                    tried.seconds = min(tried.seconds, self._seconds(tried.session, few))
+                    tried.seconds = min(tried.seconds, self._seconds(tried.session, few, runs=1))
                 self.engine_notes.append(f"{candidate.name}: {base / tried.seconds:.2f}× {reference}")
                 found.append(tried)
                 self._keep_fastest(found, base)
@@ -267,11 +274,27 @@ class AutoSession:
 
         return sorted(self._candidates, key=saved, reverse=True)
 
-    def _pays(self, candidate: Candidate, base: float, fastest: float) -> bool:
-        """Say whether an engine may save more seconds than trying it costs; arguments are seconds a batch."""
+    def _pays(self, candidate: Candidate, base: float, fastest: float, spent: float) -> bool:
+        """Say whether to try an engine: it may save more than that costs, and if not, little is lost.
+
+        Parameters
+        ----------
+        candidate : Candidate
+        base, fastest : float
+            Seconds that the reference, and the fastest engine so far, take for a batch.
+        spent : float
+            Seconds that went into looking for an engine already.
+        """
         outlook = _OUTLOOKS.get(candidate.name, _UNKNOWN)
         likely = base / outlook.gain
-        return self._batches * (fastest - likely) > outlook.seconds + base
+        # The first batch is run again by the engine that is taken.
+        saved = (self._batches - 1) * (fastest - likely) - likely
+        cost = outlook.seconds + (_TIMED_RUNS + 2) * base / self._share
+        return saved > cost and spent + cost <= _MOST_LOST * self._batches * base
+
+    def _untried(self, candidate: Candidate) -> str:
+        batches = f"{self._batches} batch{'' if self._batches == 1 else 'es'}"
+        return f"{candidate.name}: not tried, in {batches} it can't be expected to save what setting it up costs"
 
     def _try(self, candidate: Candidate, few: Batch, expected: Capture) -> _Best | None:
         """Open and time a candidate; None for one that fails or gives other values."""
@@ -288,7 +311,9 @@ class AutoSession:
     def _keep_fastest(self, found: list[_Best], base: float) -> None:
         """Close what will not be used: two copies of a model at once are enough."""
         found.sort(key=lambda best: best.seconds)
-        while found and (len(found) > 2 or found[-1].seconds >= base):
+        # The first batch is run again, which is to be saved on the others.
+        others = self._batches - 1
+        while found and (len(found) > 2 or others * (base - found[-1].seconds) <= found[-1].seconds):
             found.pop().stack.close()
 
     def _take_first_that_agrees(self, found: list[_Best], batch: Batch, expected: Capture) -> Capture:
