@@ -193,7 +193,9 @@ class Model(Protocol):
         """
         ...
 
-    def torch_module(self, relu: Callable[[Any, Any], Any] | None = None) -> Any:
+    def torch_module(
+        self, relu: Callable[[Any, Any], Any] | None = None, *, layers: Sequence[str] | None = None
+    ) -> Any:
         """Return a differentiable torch module of the network, with weights of its own.
 
         ``m(x)`` is the model's output; ``m.layer_names`` lists the layers; ``m.capture(x, names)`` gives their values
@@ -207,6 +209,10 @@ class Model(Protocol):
             ones, and those with an upper limit such as ReLU6. The values of the pass stay what they are. With
             ``lambda grad, x: grad.clamp(min=0)`` gradients are those of a deconvnet, with
             ``lambda grad, x: grad.clamp(min=0) * (x > 0)`` guided backpropagation.
+        layers : sequence of str, optional
+            The only layers that will be asked for. Batch norms between them may then be folded into the convolutions
+            before them, which changes values and gradients with respect to the input by rounding; weights are
+            constants.
 
         Raises
         ------

@@ -54,7 +54,7 @@ class NumpyNet:
     def with_input(self, shape: Sequence[int]) -> NumpyNet:
         raise ModelError(f"{self.source} takes samples of shape 3×8×10 only: prepare the data for it.")
 
-    def torch_module(self) -> Any:
+    def torch_module(self, relu: Any = None, *, layers: Sequence[str] | None = None) -> Any:
         raise ModelError(f"{self.source} is run by NumPy, which has no gradients.")
 
     def session(

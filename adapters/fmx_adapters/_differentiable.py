@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fmx.errors import LayerError, ModelError, near_matches
+from fmx_adapters._folding import fold_batch_norms, relax_views
 from fmx_adapters._fx import cut_graph, move_graph
 
 __all__ = ["LayeredModule"]
@@ -28,15 +29,27 @@ class LayeredModule(torch.nn.Module):
         ``node@writer`` for what a node holds after the node `writer` wrote into its memory.
     overwritten : collection of str
         Values known to be overwritten later where the operators' schemas don't tell.
+    only : sequence of str, optional
+        The only layers that will be asked for: batch norms are folded into convolutions where none of them shows it.
     """
 
-    def __init__(self, module: fx.GraphModule, layers: Mapping[str, str], overwritten: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        layers: Mapping[str, str],
+        overwritten: Collection[str] = (),
+        *,
+        only: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         self.module = module
         self._layers = dict(layers)
+        if only is not None:
+            self._layers = {name: self._value_of(name) for name in only}
+        self._folding = only is not None
         self._overwritten = frozenset(overwritten)
         self._inputs = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-        self._cuts: dict[tuple[str, ...], fx.Graph] = {}
+        self._cuts: dict[tuple[str, ...], tuple[fx.GraphModule, fx.Graph]] = {}
         self._device: torch.device | None = None
 
     @property
@@ -85,13 +98,20 @@ class LayeredModule(torch.nn.Module):
         arguments = self._arguments(self._named(inputs))
         key = (str(keep_output), *names)
         if key not in self._cuts:
-            values = [self._value_of(name) for name in names]
-            self._cuts[key] = cut_graph(
-                self.module.graph, values, keep_output=keep_output, overwritten=self._overwritten
-            )
+            self._cuts[key] = self._cut([self._value_of(name) for name in names], keep_output=keep_output)
+        module, graph = self._cuts[key]
         # The interpreter looks weights up when it runs, so that the module may have moved since.
-        values, output = fx.Interpreter(self.module, graph=self._cuts[key]).run(*arguments)
+        values, output = fx.Interpreter(module, graph=graph).run(*arguments)
         return output, dict(zip(names, values, strict=True))
+
+    def _cut(self, values: Sequence[str], *, keep_output: bool) -> tuple[fx.GraphModule, fx.Graph]:
+        graph = cut_graph(self.module.graph, values, keep_output=keep_output, overwritten=self._overwritten)
+        if not self._folding:
+            return self.module, graph
+        cut = fx.GraphModule(self.module, graph)
+        fold_batch_norms(cut)
+        relax_views(cut)
+        return cut, cut.graph
 
     def _value_of(self, name: str) -> str:
         if name not in self._layers:

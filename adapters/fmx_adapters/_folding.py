@@ -1,16 +1,16 @@
-"""Rewriting torch.fx graphs of ATen operations so that they run faster and give the same values."""
+"""Rewriting torch.fx graphs of ATen operations, or of modules, so that they run faster and give the same values."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import fx
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from fmx_adapters._fx import Aliases
 
-__all__ = ["fold_batch_norms", "follow_sizes", "relax_views"]
+__all__ = ["can_be_folded", "fold_batch_norms", "follow_sizes", "relax_views"]
 
 _ATEN = torch.ops.aten
 # Tracing follows sizes through methods of tensors; through operators they are numbers to it.
@@ -27,9 +27,11 @@ _FOLLOWED: dict[Any, str] = {
 _CONVERSIONS = {torch.ops.prim.NumToTensor.Scalar, _ATEN.Int.Tensor, _ATEN.Int.Scalar}
 
 # By their name, and where their weight and bias are among their arguments.
-_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution", "_convolution"}
+__CONVOLUTION_MODULES = {"conv1d", "conv2d", "conv3d", "convolution", "_convolution"}
 _NORMS = {"batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
 _TRANSPOSED = 6
+_CONVOLUTION_MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norms(module: fx.GraphModule) -> int:
@@ -47,7 +49,11 @@ def fold_batch_norms(module: fx.GraphModule) -> int:
     for norm in list(module.graph.nodes):
         if _name(norm) in _NORMS and _can_fold(module, aliases, norm):
             _fold(module, norm, folded)
-            folded += 1
+        elif _modules_fold(module, norm):
+            _fold_modules(module, norm, folded)
+        else:
+            continue
+        folded += 1
     if folded:
         module.graph.eliminate_dead_code()
         module.graph.lint()
@@ -63,7 +69,7 @@ def _name(node: Any) -> str:
 
 def _can_fold(module: fx.GraphModule, aliases: Aliases, norm: fx.Node) -> bool:
     conv = norm.args[0]
-    if not isinstance(conv, fx.Node) or _name(conv) not in _CONVOLUTIONS or set(conv.users) != {norm}:
+    if not isinstance(conv, fx.Node) or _name(conv) not in __CONVOLUTION_MODULES or set(conv.users) != {norm}:
         return False
     if len(conv.args) > _TRANSPOSED and conv.args[_TRANSPOSED] is True and "convolution" in _name(conv):
         return False
@@ -74,6 +80,32 @@ def _can_fold(module: fx.GraphModule, aliases: Aliases, norm: fx.Node) -> bool:
     needed = [given[0], *given[4:]]
     is_state = all(value is None or _state(module, value) is not None for value in given)
     return is_state and all(value is not None for value in needed)
+
+
+def can_be_folded(conv: nn.Module, norm: nn.Module) -> bool:
+    """Say whether one module can be folded into the other, provided that nothing else reads what lies between them."""
+    if type(conv) not in _CONVOLUTION_MODULES or type(norm) not in _NORM_MODULES or norm._forward_hooks:
+        return False
+    return norm.running_mean is not None and not (conv._forward_hooks or norm._forward_pre_hooks)
+
+
+def _modules_fold(module: fx.GraphModule, norm: fx.Node) -> bool:
+    conv = norm.args[0] if norm.op == "call_module" and len(norm.args) == 1 else None
+    if not isinstance(conv, fx.Node) or conv.op != "call_module" or set(conv.users) != {norm}:
+        return False
+    first, second = (module.get_submodule(str(node.target)) for node in (conv, norm))
+    return can_be_folded(first, second) and not second.training
+
+
+def _fold_modules(module: fx.GraphModule, norm: fx.Node, number: int) -> None:
+    conv = norm.args[0]
+    assert isinstance(conv, fx.Node)
+    first, second = (module.get_submodule(str(node.target)) for node in (conv, norm))
+    merged = fuse_conv_bn_eval(first.eval(), second)  # type: ignore[type-var,arg-type]
+    conv.target = f"folded_{number}"
+    module.add_submodule(conv.target, merged.requires_grad_(False))
+    norm.replace_all_uses_with(conv)
+    norm.graph.erase_node(norm)
 
 
 def _statistics(norm: fx.Node) -> list[Any]:

@@ -178,13 +178,13 @@ class ExportedModel(ProbedModel):
             parts.most,
         )
 
-    def torch_module(self, relu: Rule | None = None) -> LayeredModule:
+    def torch_module(self, relu: Rule | None = None, *, layers: Sequence[str] | None = None) -> LayeredModule:
         """Return the network as a differentiable module with weights of its own; see `LayeredModule`."""
         probed = self._probed
         module = copy.deepcopy(self._parts.module)
         if relu is not None:
             replace_relus(module, relu)
-        return LayeredModule(module, probed.values, probed.overwritten)
+        return LayeredModule(module, probed.values, probed.overwritten, only=layers)
 
     @cached_property
     def _probed(self) -> _Probed:

@@ -124,7 +124,7 @@ class OnnxModel(ProbedModel):
         candidates = [Candidate("optimised", partial(build, "all"))]
         return pick_engine(engine, partial(build, "basic"), candidates, Terms(expected_batches=expected_batches))
 
-    def torch_module(self, relu: Rule | None = None) -> LayeredModule:
+    def torch_module(self, relu: Rule | None = None, *, layers: Sequence[str] | None = None) -> LayeredModule:
         """Return the graph as a differentiable `LayeredModule`.
 
         Raises
@@ -143,7 +143,7 @@ class OnnxModel(ProbedModel):
         if relu is not None:
             replace_relus(module, relu)
         nodes: dict[str, str] = module.onnx_values  # type: ignore[assignment]
-        return LayeredModule(module, {n: nodes[v] for n, v in self._probed.values.items() if v in nodes})
+        return LayeredModule(module, {n: nodes[v] for n, v in self._probed.values.items() if v in nodes}, only=layers)
 
     @cached_property
     def _probed(self) -> _Probed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,11 +23,12 @@ class _Enough(BaseException):
 
 
 class WatchedModule(torch.nn.Module):
-    """A copy of a module in evaluation mode; used like `fmx_adapters._differentiable.LayeredModule`.
+    """A module in evaluation mode; used like `fmx_adapters._differentiable.LayeredModule`.
 
     Parameters
     ----------
     module : torch.nn.Module
+        Its own: it is put into evaluation mode.
     layers : mapping of str to Key
         Where each layer's value arises, by its canonical name.
     overwritten : set of Key
@@ -41,7 +41,7 @@ class WatchedModule(torch.nn.Module):
         self, module: torch.nn.Module, layers: Mapping[str, Key], overwritten: set[Key], relu: Rule | None = None
     ) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module).eval()
+        self.module = module.eval()
         self._layers = dict(layers)
         self._overwritten = set(overwritten)
         self._relu = relu

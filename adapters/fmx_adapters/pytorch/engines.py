@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fmx.adapter import InputInfo, ModelSource, OpenOptions
 from fmx.errors import ModelError
 from fmx_adapters._devices import placed
+from fmx_adapters._folding import can_be_folded
 from fmx_adapters._graphs import Program
 from fmx_adapters._runtime import FlatModule
 from fmx_adapters._session import How
@@ -23,9 +24,6 @@ from fmx_adapters.pytorch.differentiable import WatchedModule
 from fmx_adapters.pytorch.session import split_arguments
 
 __all__ = ["FORMS", "channels_last", "exported_program", "flat_copy", "folded", "wanted_paths"]
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def channels_last(module: nn.Module, _pairs: Mapping[str, str], _wanted: set[str]) -> nn.Module:
@@ -59,11 +57,8 @@ def folded(module: nn.Module, pairs: Mapping[str, str], wanted: set[str]) -> nn.
     """
     modules = dict(module.named_modules())
     foldable = {
-        conv: norm
-        for conv, norm in pairs.items()
-        if conv not in wanted and type(modules[conv]) in _CONVOLUTIONS and type(modules[norm]) in _NORMS
+        conv: norm for conv, norm in pairs.items() if conv not in wanted and can_be_folded(modules[conv], modules[norm])
     }
-    foldable = {c: n for c, n in foldable.items() if modules[n].track_running_stats}
     if not foldable:
         raise ModelError("no batch norm can be folded")
     fast = copy.deepcopy(module)
@@ -86,7 +81,7 @@ def flat_copy(
 ) -> FlatModule:
     """Copy a module to the CPU in a form that returns the values of layers, to be exported."""
     cpu = torch.device("cpu")
-    watched = WatchedModule(placed(module, cpu), layers, overwritten)
+    watched = WatchedModule(copy.deepcopy(placed(module, cpu)), layers, overwritten)
     names = list(layers)
 
     def run(*tensors: torch.Tensor) -> tuple[list[torch.Tensor], Any]:
@@ -131,6 +126,6 @@ def exported_program(module: nn.Module, source: str, inputs: Sequence[InputInfo]
     return replace(program, source=source, inputs=known)
 
 
-def wanted_paths(keys: Sequence[Key]) -> set[str]:
+def wanted_paths(keys: Iterable[Key]) -> set[str]:
     """List the modules whose own output is captured."""
     return {key.path for key in keys if not key.op}

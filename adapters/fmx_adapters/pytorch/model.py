@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -38,6 +40,7 @@ from fmx_adapters._torch import (
 from fmx_adapters._torch_axes import AxisTracker
 from fmx_adapters.pytorch.differentiable import WatchedModule
 from fmx_adapters.pytorch.engines import FORMS, exported_program, flat_copy, wanted_paths
+from fmx_adapters.pytorch.norms import NormPairs
 from fmx_adapters.pytorch.recording import PassRecorder, inputs_of
 from fmx_adapters.pytorch.session import PyTorchSession, split_arguments
 from fmx_adapters.pytorch.watch import Watcher
@@ -47,7 +50,7 @@ from fmx_adapters.pytorch.watch import Watcher
 class _Probed:
     """What one pass over a small batch showed.
 
-    `normed` maps convolutions to the batch norms that read them; `outputs` names what the model returns;
+    `normed` maps convolutions to the batch norms that alone read them; `outputs` names what the model returns;
     `reads_values` says whether Python code asked for the value of a tensor.
     """
 
@@ -120,10 +123,20 @@ class PyTorchModel(ProbedModel):
         reference = partial(self._running, self.module, wanted, how)
         return pick_engine(engine, reference, candidates, how.terms(own_dtype(self.module)))
 
-    def torch_module(self, relu: Rule | None = None) -> WatchedModule:
-        """Return a differentiable copy of the network; see `WatchedModule`."""
+    def torch_module(self, relu: Rule | None = None, *, layers: Sequence[str] | None = None) -> WatchedModule:
+        """Return a differentiable copy of the network, for `layers` only with batch norms folded."""
         probed = self._probed
-        return WatchedModule(self.module, probed.keys, probed.overwritten, relu)
+        if layers is None:
+            return WatchedModule(copy.deepcopy(self.module), probed.keys, probed.overwritten, relu)
+        keys = {info.name: probed.keys[info.name] for info in resolve(probed.layers, layers)}
+        return WatchedModule(self._with_folded(keys.values()), keys, probed.overwritten, relu)
+
+    def _with_folded(self, keys: Iterable[Key]) -> torch.nn.Module:
+        """Copy the module, with batch norms folded where that can be done and these values don't show it."""
+        if not self._probed.reads_values:
+            with suppress(ModelError):
+                return FORMS["folded"](self.module, self._probed.normed, wanted_paths(keys))
+        return copy.deepcopy(self.module)
 
     def recording(
         self,
@@ -215,32 +228,28 @@ class PyTorchModel(ProbedModel):
             for _, pair in itertools.islice(seen(key, output), 1):
                 trace.op(op, pair)
 
-        convolved: dict[int, str] = {}
-        normed: dict[str, str] = {}
+        normed = NormPairs(self.module)
 
         def on_enter(path: str, module: torch.nn.Module, read: tuple[Any, ...]) -> None:
             trace.enter(path, type(module).__name__)
-            if type(module).__name__.startswith("BatchNorm") and read and id(read[0]) in convolved:
-                normed[convolved[id(read[0])]] = path
+            normed.entered(path, read)
 
         def on_exit(key: Key, output: Any) -> None:
-            if type(modules[key.path]).__name__.startswith("Conv"):
-                convolved[id(output)] = key.path
-                alive.append(output)
+            normed.left(key.path, output)
             trace.exit(*seen(key, output))
 
-        # Kept, so that no two values have the same identity.
-        alive: list[Any] = []
-        modules = dict(self.module.named_modules())
         watcher = Watcher(self.module)
         watcher.on_enter = on_enter
         watcher.on_exit = on_exit
         watcher.on_op = on_op
+        watcher.on_call = normed.called
         axes = AxisTracker(inputs, batch)
         with evaluation_mode(self.module), torch.no_grad(), axes, watcher, watcher.watch():
             result = self.module(*arguments, **keywords)
+        normed.left("", result)
         named = trace.named()
         layers = [layer_info(n.name, n.kind, n.value[1], axes.roles(n.value[1])) for n in named]
         keys = {n.name: n.value[0] for n in named}
         overwritten = {key for key, (value, version) in versions.items() if value._version != version}
-        return _Probed(inputs, layers, keys, overwritten, normed, list(output_tensors(result)), watcher.reads_values)
+        outputs = list(output_tensors(result))
+        return _Probed(inputs, layers, keys, overwritten, normed.pairs(), outputs, watcher.reads_values)

@@ -51,6 +51,8 @@ class Watcher:
         # What these two return, if anything, takes the place of the value in the pass.
         self.on_exit: Callable[[Key, Any], Any] = _ignore
         self.on_op: Callable[[Key, str, Any], Any] = _ignore
+        # Given what every function of torch was given, listed as an operation or not, and what it returned.
+        self.on_call: Callable[[Any, Any], None] = _ignore
         self.reads_values = False
 
     @contextmanager
@@ -60,7 +62,7 @@ class Watcher:
         self._scopes = [(Key("", 1), Counter())]
         with ExitStack() as stack:
             if self._ops:
-                stack.enter_context(_OpMode(self._op, self._read))
+                stack.enter_context(_OpMode(self._op, self._read, self.on_call))
             self._watching = True
             try:
                 yield
@@ -116,10 +118,13 @@ _READING = {"__bool__", "__int__", "__float__", "__index__", "__contains__", "it
 class _OpMode(TorchFunctionMode):
     """Calls back for every operation of `fmx.ops` that Python code asks torch for, and when it asks for a value."""
 
-    def __init__(self, report: Callable[[str, Any], Any], read: Callable[[], None]) -> None:
+    def __init__(
+        self, report: Callable[[str, Any], Any], read: Callable[[], None], call: Callable[[Any, Any], None]
+    ) -> None:
         super().__init__()
         self._report = report
         self._read = read
+        self._call = call
 
     def __torch_function__(
         self,
@@ -129,6 +134,7 @@ class _OpMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         value = func(*args, **(kwargs or {}))
+        self._call((args, kwargs), value)
         name = getattr(func, "__name__", "")
         if name in _READING:
             self._read()

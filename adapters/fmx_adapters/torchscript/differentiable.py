@@ -21,9 +21,13 @@ __all__ = ["differentiable", "small_batch"]
 
 
 def differentiable(
-    module: torch.jit.ScriptModule, inputs: Sequence[InputInfo], source: str, relu: Rule | None
+    module: torch.jit.ScriptModule,
+    inputs: Sequence[InputInfo],
+    source: str,
+    relu: Rule | None,
+    only: Sequence[str] | None = None,
 ) -> LayeredModule:
-    """Translate a module.
+    """Translate a module, for layers that it is asked for `only` if these are given.
 
     Raises
     ------
@@ -48,7 +52,7 @@ def differentiable(
     translation.module.recompile()
     if relu is not None:
         replace_relus(translation.module, relu)
-    return LayeredModule(translation.module.eval(), layers, overwritten)
+    return LayeredModule(translation.module.eval(), layers, overwritten, only=only)
 
 
 def small_batch(module: torch.jit.ScriptModule, inputs: Sequence[InputInfo]) -> dict[str, torch.Tensor]:

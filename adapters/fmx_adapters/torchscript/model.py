@@ -163,7 +163,7 @@ class TorchScriptModel(ProbedModel):
         overwritten = frozenset(layered._overwritten)
         return Program(self.source, layered.module, inputs, dtypes, layered._layers, overwritten)
 
-    def torch_module(self, relu: Rule | None = None) -> LayeredModule:
+    def torch_module(self, relu: Rule | None = None, *, layers: Sequence[str] | None = None) -> LayeredModule:
         """Return the network as a differentiable module with weights of its own; see `LayeredModule`.
 
         Raises
@@ -171,7 +171,7 @@ class TorchScriptModel(ProbedModel):
         ModelError
             The network does something that has no counterpart in PyTorch.
         """
-        return differentiable(self.module, self._probed.inputs, self.source, relu)
+        return differentiable(self.module, self._probed.inputs, self.source, relu, layers)
 
     @cached_property
     def _probed(self) -> _Probed:
