@@ -265,7 +265,10 @@ def test_a_map_is_shift_scale_turn_and_shift_one_after_the_other() -> None:
 
 def test_transforms_of_small_pictures_are_smaller() -> None:
     assert Transforms().for_size(128, 200) == Transforms()
-    assert Transforms().for_size(32, 32) == Transforms(pad=2, jitter=2, jitter_after=0)
+    assert Transforms().for_size(32, 32) == Transforms(pad=1, jitter=2, jitter_after=0)
+    # What the network sees is as large as the picture at any size, or as much larger as was asked for.
+    assert all(Transforms().for_size(n, n).window(n, n) == (n, n) for n in range(4, 300))
+    assert Transforms(pad=10).for_size(64, 64).window(64, 64) == (68, 68)
     assert Transforms().window(128, 128) == (128, 128)
     same = torch.rand(1, 3, 8, 8)
     assert Transforms.none().apply(same, [Transforms.none().draw(torch.Generator())]) is same

@@ -247,6 +247,33 @@ def test_networks_of_one_size_get_pictures_resized_to_it(form: str, export: Any)
     assert np.isfinite(found["activation"].values).all()
 
 
+class Viewed(nn.Module):
+    """Sees its maps as one row, as tutorials do: that takes the usual order of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4 * 14 * 14, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x))
+        return self.head(x.view(-1, 4 * 14 * 14))
+
+
+@pytest.mark.parametrize("form", ["module", "traced", "exported", "dynamo onnx"])
+def test_maps_that_are_seen_as_one_row(form: str, export: Any) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Viewed().eval()
+    model = fmx.load(export(net, (3, 16, 16), form), input_shape=(3, 16, 16))
+    settings: dict[str, Any] = {"steps": 4, "preprocess": Preprocess(crop=(16, 16), channels=3), "transforms": False}
+    found = maximize(model, [logit(1)], **settings)["objectives"]
+    assert found["picture"].shape == (1, 16, 16, 3)
+    reached = net(torch.tensor(found["picture"].values).permute(0, 3, 1, 2).contiguous() / 255)[0, 1]
+    assert found["activation"].item() == pytest.approx(reached.item(), rel=1e-4, abs=1e-5)
+    assert found["activation"].item() > found["start"].item()
+
+
 class Steps(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from torch import nn
 import fmx
 from fmx.errors import StoreError
 from fmx.maximize import channel, logit, maximize
+from fmx.maximize.keep import kept_every
 from fmx.store import open_analysis, verify_store
 
 SHAPE = (3, 32, 32)
@@ -78,12 +79,28 @@ def test_a_killed_run_goes_on(model: Any, tmp_path: Path) -> None:
 
 def test_other_settings_are_never_mixed(model: Any, tmp_path: Path) -> None:
     maximize(model, "layer1", [2], to=tmp_path, **QUICK)
-    with pytest.raises(StoreError, match="made with another steps and another seed: add --overwrite"):
+    with pytest.raises(
+        StoreError, match=r"made with other settings \(steps 5, not 6; seed 0, not 1\): add --overwrite"
+    ):
         maximize(model, "layer1", [2], to=tmp_path, steps=6, size=16, seed=1)
     replaced = maximize(model, "layer1", [1], to=tmp_path, steps=6, size=16, overwrite=True)["layer1"]
     assert replaced.sizes["step"] == 6
     there = maximize(model, "layer1", [1], to=tmp_path, steps=6, size=16)["layer1"]
     assert there.identical(replaced)
+
+
+def test_pictures_of_the_ascent_are_made_as_those_that_are_there(model: Any, tmp_path: Path) -> None:
+    maximize(model, "layer1", [2], to=tmp_path, every=2, **QUICK)
+    found = maximize(model, "layer1", [2, 3], to=tmp_path, **QUICK)["layer1"]
+    assert found["frame_step"].values.tolist() == [2, 4, 5]
+    assert kept_every(tmp_path, model.fingerprint) == 2
+    with pytest.raises(StoreError, match=r"\(every 2, not 3\)"):
+        maximize(model, "layer1", [2], to=tmp_path, every=3, **QUICK)
+    maximize(model, "stem", [2], to=tmp_path, **QUICK)
+    with pytest.raises(StoreError, match=r"of stem .*\(every 0, not 2\)"):
+        maximize(model, "stem", [2], to=tmp_path, every=2, **QUICK)
+    assert kept_every(tmp_path, model.fingerprint) is None
+    assert kept_every(tmp_path / "none", model.fingerprint) is None
 
 
 def test_objectives_are_kept_by_their_words(model: Any, tmp_path: Path) -> None:
@@ -190,12 +207,17 @@ def test_the_command_takes_objectives_spectra_and_a_store(place: Path, cli: Any)
     [
         ((), "Say what to maximize: --layer NAME with --channels, --logits, or --objective"),
         (("--channels", "1"), "--channels belong to a layer: add --layer NAME"),
-        (("--layer", "layer1", "--channels", "1,x"), "--channels takes numbers and ranges such as 0-15,31, not '1,x'"),
+        (
+            ("--layer", "layer1", "--channels", "1,x"),
+            "--channels takes numbers such as 3,17 or 0-15, not '1,x'",
+        ),
         (("--layer", "layer1", "--channels", "3,8"), "Layer layer1 has no channel 8: it has 8, 0 to 7"),
         (("--layer", "layer7"), "No layer is called layer7: did you mean layer1"),
         (("--objective", "layer1"), "'layer1' is no objective: write it like"),
         (("--logits", "9"), "The output has no channel 9: it has 5, 0 to 4"),
         (("--logits", "1", "--method", "gan"), "There is no method 'gan'"),
+        (("--logits", "all"), "--logits takes numbers and ranges such as 281,285 or 0-9, not 'all'"),
+        (("--logits", "1", "--plot", "a.jpg"), "Plots are written as .png, .svg or .pdf, not .jpg"),
         (("--logits", "1", "--film", "a.mov"), "--film takes a file that ends in"),
         (("--logits", "1", "--diversity", 1), "--diversity is how much several pictures differ: add --pictures 4"),
         (("--logits", "1", "--scale", "1.1"), "--scale takes the least and the largest scale"),

@@ -11,6 +11,7 @@ from fmx.cli.analysis import register_analyses
 from fmx.cli.benchmark import bench
 from fmx.cli.extraction import extract
 from fmx.cli.maximization import maximize
+from fmx.cli.maximized_saved import register_maximized
 from fmx.cli.occlusion import occlude
 from fmx.cli.panels import arrange
 from fmx.cli.plots import register_plots
@@ -140,6 +141,7 @@ def info(store: opt.StorePath, json: opt.Json = False) -> None:
 register_analyses(app)
 register_comparisons(app)
 register_plots(render)
+register_maximized(render)
 register_projections(app)
 
 

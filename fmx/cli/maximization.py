@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fmx.cli import options as opt
+from fmx.cli.groups import grouped
+from fmx.cli.opening import Loading
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
     from fmx.adapter import Model
     from fmx.data import Preprocess
+    from fmx.layers import LayerInfo
     from fmx.maximize import Objective, Transforms
 
 __all__ = ["maximize"]
 
-_WHAT, _HOW, _ROBUST, _KEEP, _MODEL = "What", "How", "Robustness and penalties", "What is kept", "The model"
+_WHAT, _HOW, _ROBUST, _KEEP = "What", "How", "Robustness and penalties", "What is kept"
+_option = opt.option
 
 
-def _option(group: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=group, **more)
-
-
+@grouped
 def maximize(
     model: opt.Model,
+    *,
     layer: Annotated[str | None, _option(_WHAT, "Layer whose channels are maximized.")] = None,
     channels: Annotated[str | None, _option(_WHAT, "Its channels: 0-15,31, or all.")] = None,
     logits: Annotated[str | None, _option(_WHAT, "Classes: 281,285 or 0-9.")] = None,
@@ -83,56 +84,39 @@ def maximize(
         int | None, _option(_KEEP, "Keep the picture after every so many steps (default: none; 4 with --film).")
     ] = None,
     curve: Annotated[bool, _option(_KEEP, "Write the objective of each step as CSV.", "--curve")] = False,
+    plot: Annotated[
+        str | None, _option(_KEEP, "Draw the objective of each step: a .png, .svg or .pdf.", metavar="FILE")
+    ] = None,
     overwrite: Annotated[
         bool, _option(_KEEP, "Replace results with other settings, and files of the same name.", "--overwrite")
     ] = False,
     json: opt.Json = False,
-    weights: Annotated[
-        str | None, _option(_MODEL, "State dict for a model that is named, or DEFAULT to download torchvision's.")
-    ] = None,
-    allow_partial: Annotated[
-        bool, _option(_MODEL, "Load weights that fit in part only, and say what did not.", "--allow-partial")
-    ] = False,
-    trust: Annotated[bool, _option(_MODEL, "Run code that comes with the model.", "--trust")] = False,
-    input_shape: Annotated[
-        str | None, _option(_MODEL, "Shape of one sample where the model doesn't say.", metavar="C,H,W")
-    ] = None,
-    mean: Annotated[str | None, _option(_MODEL, "Subtracted from each channel of the picture.")] = None,
-    std: Annotated[str | None, _option(_MODEL, "Each channel of the picture is divided by it.")] = None,
-    value_range: Annotated[
-        str | None, _option(_MODEL, "Where black and white come to lie, e.g. 0,255 for raw pixels.", "--range")
-    ] = None,
-    layout: Annotated[str | None, _option(_MODEL, "Axes of the model's picture: NCHW or NHWC.")] = None,
+    loading: Loading,
 ) -> None:
     """Make pictures that excite channels, neurons or classes most, by gradient ascent from noise.
 
     Run the same command again to go on after an interruption.
     """
-    from fmx.adapter import load
-    from fmx.cli.maximized import Drawing, check_film, check_store, draw, rows_of, said_of
+    from fmx.cli.maximized import Drawing, check_film, check_plot, check_store, draw, rows_of, said_of
     from fmx.cli.output import note, progress
     from fmx.cli.reading import show
     from fmx.maximize import maximize as compute
+    from fmx.maximize.keep import kept_every
     from fmx.maximize.targets import targets_of
 
     if store is not None:
         check_store(store)
-    opened = load(
-        model,
-        weights=weights,
-        input_shape=opt.shape(input_shape),
-        layout=layout,
-        allow_partial=allow_partial,
-        trust=trust,
-    )
-    prepare, assumed = _preprocess(opened, opt.pictures(None, None, mean, std, value_range, None, layout))
+    opened = loading.load(model)
+    prepare, assumed = _preprocess(opened, loading.pictures)
     if assumed:
         note(assumed)
-    wanted, chosen = _wanted(layer, channels, logits, objective, diversity, pictures)
+    wanted, chosen = _wanted(layer, channels, logits, objective, diversity, pictures, opened.layers)
     if film is not None:
         check_film(film, len(targets_of(wanted, chosen, opened.layers, pictures)), overwrite=overwrite)
-        every = every or 4
-    drawing = Drawing(output, model, name, film=film, curve=curve, overwrite=overwrite)
+    if plot is not None:
+        check_plot(plot, overwrite=overwrite)
+    drawing = Drawing(output, model, name, film=film, plot=plot, curve=curve, overwrite=overwrite)
+    place = store or drawing.results
     with progress("maximizing") as update:
         found = compute(
             opened,
@@ -152,10 +136,10 @@ def maximize(
             spectrum=spectrum,
             restarts=restarts,
             batch_size=batch_size,
-            every=every,
+            every=every or (kept_every(place, opened.fingerprint) or 4 if film else None),
             preprocess=prepare,
             device=device,
-            to=store or drawing.results,
+            to=place,
             overwrite=overwrite,
             progress=update,
         )
@@ -175,19 +159,24 @@ def _wanted(
     objectives: list[str] | None,
     diversity: float,
     pictures: int,
+    layers: Sequence[LayerInfo],
 ) -> tuple[str | list[Objective], str | list[int] | None]:
     """Gather what was asked for: a layer and its channels, or objectives."""
     from fmx.maximize import diversity as spread
     from fmx.maximize import logit, parse_objective
-    from fmx.maximize.objectives import OUTPUT, channel
+    from fmx.maximize.objectives import OUTPUT
+    from fmx.maximize.targets import targets_of
 
     if channels is not None and layer is None:
         raise FmxError("--channels belong to a layer: add --layer NAME (fmx layers MODEL lists them).")
+    chosen = opt.channels("--channels", channels)
     if layer is not None and not (logits or objectives or diversity):
-        return layer, _numbers("--channels", channels)
-    made = [logit(index) for index in _listed("--logits", logits)] + [parse_objective(o) for o in objectives or ()]
-    if layer is not None:
-        made = [channel(layer, index) for index in _listed("--channels", channels)] + made
+        return layer, "all" if chosen is None else chosen
+    if logits == "all":
+        raise FmxError("--logits takes numbers and ranges such as 281,285 or 0-9, not 'all'.")
+    made = [] if layer is None else [target.objective for target in targets_of(layer, chosen, layers)]
+    made += [logit(index) for index in opt.channels("--logits", logits) or ()]
+    made += [parse_objective(text) for text in objectives or ()]
     if not made:
         raise FmxError("Say what to maximize: --layer NAME with --channels, --logits, or --objective.")
     if not diversity:
@@ -195,23 +184,6 @@ def _wanted(
     if pictures < 2:
         raise FmxError("--diversity is how much several pictures differ: add --pictures 4, for example.")
     return [one + diversity * spread((*one.layers, OUTPUT)[0]) for one in made], None
-
-
-def _numbers(option: str, text: str | None) -> str | list[int]:
-    return "all" if text in {None, "all"} else _listed(option, text)
-
-
-def _listed(option: str, text: str | None) -> list[int]:
-    """Read ``0-15,31``."""
-    from fmx.errors import DataError
-    from fmx.extraction.keep import parse_channels
-
-    if text is None:
-        return []
-    try:
-        return list(parse_channels(text))
-    except DataError:
-        raise FmxError(f"{option} takes numbers and ranges such as 0-15,31, not '{text}'.") from None
 
 
 def _transforms(wanted: bool, jitter: int | None, scale: str | None, rotate: float | None) -> bool | Transforms:

@@ -19,7 +19,7 @@ from fmx.render.sheet import picture_sheet
 from fmx.render.video import VIDEO_SUFFIXES
 from fmx.store import is_fmx_store
 
-__all__ = ["Drawing", "check_film", "check_store", "draw", "rows_of", "said_of", "shown_pixels"]
+__all__ = ["Drawing", "check_film", "check_plot", "check_store", "draw", "rows_of", "said_of", "shown_pixels"]
 
 # Pictures on one sheet.
 _PAGE = 64
@@ -40,6 +40,8 @@ class Drawing:
     name : str or None
         Of the run's folder.
     film : str or None
+    plot : str or None
+        File for a figure of the objectives during the ascent.
     curve : bool
     overwrite : bool
     results : Path
@@ -50,6 +52,7 @@ class Drawing:
     model: str
     name: str | None
     film: str | None = None
+    plot: str | None = None
     curve: bool = False
     overwrite: bool = False
     results: Path = field(init=False)
@@ -79,14 +82,30 @@ def check_film(path: str, count: int, *, overwrite: bool) -> None:
     ------
     FmxError
     """
-    file = Path(path)
-    if file.suffix.lower() not in VIDEO_SUFFIXES:
+    if Path(path).suffix.lower() not in VIDEO_SUFFIXES:
         raise FmxError(f"--film takes a file that ends in {', '.join(VIDEO_SUFFIXES)}, not '{path}'.")
     if count > _MOST_FILMED:
         raise FmxError(
             f"A film shows at most {_MOST_FILMED} pictures, not {count}: leave --film out, or choose channels."
         )
-    if file.exists() and not overwrite:
+    _check_new(path, overwrite=overwrite)
+
+
+def check_plot(path: str, *, overwrite: bool) -> None:
+    """Refuse a figure that can't be written.
+
+    Raises
+    ------
+    FmxError
+    """
+    from fmx.render.plots.save import check_format
+
+    check_format(Path(path).suffix.lower().removeprefix("."))
+    _check_new(path, overwrite=overwrite)
+
+
+def _check_new(path: str, *, overwrite: bool) -> None:
+    if Path(path).exists() and not overwrite:
         raise FmxError(f"{path} is already there: choose another name, or replace it with --overwrite.")
 
 
@@ -122,7 +141,7 @@ def said_of(found: Mapping[str, xr.Dataset]) -> list[str]:
 
 
 def draw(found: Mapping[str, xr.Dataset], drawing: Drawing) -> Path:
-    """Write every picture, a sheet of each layer's, and the film and the curves if they are wanted.
+    """Write every picture, a sheet of each layer's, and film, curves and their figure if they are wanted.
 
     Returns
     -------
@@ -146,6 +165,13 @@ def draw(found: Mapping[str, xr.Dataset], drawing: Drawing) -> Path:
                 folder.add(file, {"layer": layer})
     if drawing.film:
         write_video(drawing.film, _film_frames(found), fps=12, overwrite=drawing.overwrite)
+    if drawing.plot:
+        from fmx.render.plots import ascent_curves, save_figure
+
+        save_figure(
+            ascent_curves(found, title=_whole_title(found), facts=_about(next(iter(found.values())), opacity=False)),
+            drawing.plot,
+        )
     return drawing.folder.place
 
 
@@ -182,11 +208,11 @@ def _captions(layer: str, results: xr.Dataset) -> list[str]:
     return made
 
 
-def _about(results: xr.Dataset) -> list[str]:
+def _about(results: xr.Dataset, *, opacity: bool = True) -> list[str]:
     settings = json.loads(results.attrs["settings"])
     scales = f" at each of {settings['scales']} scales" if settings["method"] == "multi-scale" else ""
     how = [f"{settings['method']}, {settings['steps']} steps{scales}, seed {settings['seed']}"]
-    if "alpha" in results:
+    if opacity and "alpha" in results:
         how.append("opacity: absolute gradients on the pixels, summed over the steps")
     return how
 
@@ -205,10 +231,14 @@ def _title(layer: str) -> str:
     return "Maximized objectives" if layer == "objectives" else f"{layer}: maximized channels"
 
 
+def _whole_title(found: Mapping[str, xr.Dataset]) -> str:
+    return _title(next(iter(found))) if len(found) == 1 else "Maximized objectives"
+
+
 def _film_frames(found: Mapping[str, xr.Dataset]) -> Iterator[Frame]:
     """Make a sheet of all pictures after each number of steps."""
     first = next(iter(found.values()))
-    title = _title(next(iter(found))) if len(found) == 1 else "Maximized objectives"
+    title = _whole_title(found)
     for step in map(int, first["frame_step"].values):
         captions, pixels = [], []
         for layer, results in found.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmx.errors import StoreError
-from fmx.maximize.keep import Keep, keep_for, same_settings
+from fmx.maximize.keep import Keep, differing_settings, keep_for, settings_of
 from fmx.maximize.objectives import Objective
 from fmx.maximize.targets import Target, targets_of
 
@@ -103,7 +103,8 @@ def maximize(
     batch_size : int
         Objectives that are optimised at once. It changes results by rounding only.
     every : int, optional
-        Keep the picture after every so many steps.
+        Keep the picture after every so many steps: those of no step, or as in the results that are there already,
+        unless given.
     preprocess : Preprocess, optional
         Range, mean, std and layout of the model's input: the model's own, or the usual ones, unless given.
     device : str
@@ -211,6 +212,7 @@ class _Work:
     progress: Callable[[int, int], None] | None
     overwrite: bool
     found: dict[str, xr.Dataset] = field(default_factory=dict)
+    _frames: dict[str, int] = field(default_factory=dict)
 
     def run(self, targets: Sequence[Target], magnitude: Callable[[], torch.Tensor | None]) -> dict[str, xr.Dataset]:
         """Make all targets, and give their results by layer, in the order asked for."""
@@ -246,14 +248,17 @@ class _Work:
             before = self.kept.load(layer)
             if before is None:
                 continue
-            differing = same_settings(before, self.about)
+            frames = settings_of(before).get("every", 0)
+            about = self.about if self.every is not None else {**self.about, "every": frames}
+            differing = differing_settings(before, about)
             if differing and not self.overwrite:
                 raise StoreError(
-                    f"{self.kept.where} holds pictures of {layer} that were made with another "
-                    f"{' and another '.join(differing)}: add --overwrite to replace them, or give another place."
+                    f"{self.kept.where} holds pictures of {layer} that were made with other settings "
+                    f"({'; '.join(differing)}): add --overwrite to replace them, or give another place."
                 )
             if not differing:
                 self.found[layer] = before
+                self._frames[layer] = frames
                 there |= {(layer, *key) for key in _keys(before)}
         return [t for t in targets if (t.layer, *_key(t)) not in there]
 
@@ -278,18 +283,20 @@ class _Work:
             Group(group[0].objective, tuple(Draw(self.settings.seed, target.key) for target in group))
             for group in _groups(batch)
         ]
+        layer = batch[0].layer
+        every = self.every or self._frames.get(layer, 0)
         frames: dict[int, NDArray[np.uint8]] = {}
         made = maximize_batch(
             self.network,
             groups,
             self.settings,
             magnitude=magnitude,
-            every=self.every,
+            every=every,
             frames=frames,
             tell=lambda step: self._tell(step, len(batch)),
         )
-        fresh = as_dataset(batch, made, frames).assign_attrs({"settings": json.dumps(self.about)})
-        layer = batch[0].layer
+        about = json.dumps({**self.about, "every": every})
+        fresh = as_dataset(batch, made, frames).assign_attrs({"settings": about})
         before = self.found.get(layer)
         self.found[layer] = fresh if before is None else joined(before, fresh)
         return {layer}

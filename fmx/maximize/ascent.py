@@ -135,7 +135,7 @@ class Ascent:
 
         With `only`, of some pictures, through leaky ReLUs, and under the transforms of the last time.
         """
-        height, width = self.image.picture(self.numbers[:1]).shape[2:]
+        height, width = self.image.size
         transforms = self.transforms.for_size(height, width)
         if only is None:
             self._maps = [transforms.draw(generator) for generator in self._generators]

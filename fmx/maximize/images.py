@@ -22,7 +22,9 @@ _CALM = 4.0
 
 
 class Image(Protocol):
-    """A way of writing pictures of one size down; it holds no numbers itself."""
+    """A way of writing pictures of one size (height, width) down; it holds no numbers itself."""
+
+    size: tuple[int, int]
 
     def begin(self, draws: Sequence[Draw]) -> Tensor:
         """Draw the numbers to start from, (picture, …)."""
@@ -49,6 +51,7 @@ class Pixels:
     """
 
     def __init__(self, bands: int, height: int, width: int, *, spread: float = 0.01) -> None:
+        self.size = (height, width)
         self.shape = (bands, height, width)
         self.spread = spread
 

@@ -87,8 +87,10 @@ class Network:
         self._infos = known
         self.device = _device(device)
         self._model = model
+        # Convolutions are fastest in this order of memory.
+        self._order = torch.channels_last
         try:
-            self.module = self._ready(model.torch_module())
+            self.module = self._ready(model.torch_module(layers=self.layers))
         except ModelError as error:
             raise ModelError(
                 f"{str(error).rstrip('.')}; what needs no gradients still works, such as fmx top-samples."
@@ -103,12 +105,12 @@ class Network:
 
     def _ready(self, module: Any) -> Any:
         # Weights are constants here: their gradients would cost as much as those of the picture.
-        return module.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        return module.requires_grad_(False).to(self.device, memory_format=self._order)
 
     @cached_property
     def _leaky(self) -> Any:
         """The network with the gradients of leaky ReLUs, so that a channel that noise does not excite has one."""
-        return self._ready(self._model.torch_module(relu=_leaky_gradient))
+        return self._ready(self._model.torch_module(relu=_leaky_gradient, layers=self.layers))
 
     def values(self, pictures: Tensor, *, leaky: bool = False) -> dict[str, Tensor]:
         """Give values of layers, (picture, channel, …position), and of the output if it is wanted.
@@ -137,7 +139,7 @@ class Network:
         if way.resize is not None and way.resize != tuple(x.shape[2:]):
             x = torch.nn.functional.interpolate(x, way.resize, mode="bilinear", align_corners=False)
         x = (x * self._scale + self._shift).to(self._dtype)
-        return x.permute(0, 2, 3, 1) if self._last else x.contiguous(memory_format=torch.channels_last)
+        return x.permute(0, 2, 3, 1) if self._last else x.contiguous(memory_format=self._order)
 
     def _run(self, module: Any, x: Tensor) -> dict[str, Tensor]:
         if self.output:
@@ -161,20 +163,31 @@ class Network:
         ModelError
             In no way, or it is not differentiable there.
         """
-        said: Exception | None = None
+        said = self._find_way(height, width)
+        if said is not None and self._order is torch.channels_last:
+            # Code that sees values as one long row, such as x.view(len(x), -1), wants them in the usual order.
+            self._order = torch.contiguous_format
+            self.module = self._ready(self._model.torch_module(layers=self.layers))
+            self.__dict__.pop("_leaky", None)
+            said = self._find_way(height, width)
+        if said is not None:
+            raise ModelError(f"{self.source} does not run on pictures of {height}×{width}: {said}.")
+
+    def _find_way(self, height: int, width: int) -> str | None:
+        """Find a way, or say why there is none."""
+        said = ""
         for way in (_Way(), _Way(self.own_size), _Way(single=True), _Way(self.own_size, single=True)):
             try:
                 found = self._values(self._trial(height, width), way, self.module)
             except Exception as error:  # whatever the model's own code does on an input that it does not take
-                said = said or error
+                lines = str(error).strip().splitlines()
+                said = said or (lines[0].rstrip(".") if lines else type(error).__name__)
                 continue
             if all(len(value) == 2 for value in found.values()):
                 self._check_gradients(found, height, width, way)
                 self._ways[height, width] = way
-                return
-        lines = str(said or "its values lose the batch").strip().splitlines()
-        reason = lines[0].rstrip(".") if lines else type(said).__name__
-        raise ModelError(f"{self.source} does not run on pictures of {height}×{width}: {reason}.")
+                return None
+        return said or "its values lose the batch"
 
     def _trial(self, height: int, width: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -193,9 +206,10 @@ class Network:
     def _barrier(self, height: int, width: int, way: _Way) -> tuple[str, bool]:
         """Name the first layer through which no gradient gets, and say whether one gets through any before it."""
         passed = False
-        for name in self.module.layer_names:
+        module = self._ready(self._model.torch_module())
+        for name in module.layer_names:
             x = self._input(self._trial(height, width), way)
-            value = self.module.capture(x[:1] if way.single else x, [name])[name]
+            value = module.capture(x[:1] if way.single else x, [name])[name]
             if not value.requires_grad:
                 return (f"{name} ({self._infos[name].kind})" if name in self._infos else name), passed
             passed = True

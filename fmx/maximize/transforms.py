@@ -53,8 +53,12 @@ class Transforms:
     def for_size(self, height: int, width: int) -> Transforms:
         """Shrink border and shifts for pictures below 128 pixels, in proportion."""
         share = min(1.0, min(height, width) / 128)
-        pixels = {name: 2 * round(getattr(self, name) * share / 2) for name in ("jitter", "jitter_after")}
-        return replace(self, pad=round(self.pad * share), **pixels) if share < 1 else self
+        if share == 1:
+            return self
+        before, after = (2 * round(pixels * share / 2) for pixels in (self.jitter, self.jitter_after))
+        # So much wider than the shifts as it was.
+        more = round((self.pad - (self.jitter + self.jitter_after) / 2) * share)
+        return replace(self, pad=max((before + after) // 2 + more, 0), jitter=before, jitter_after=after)
 
     @property
     def identity(self) -> bool:

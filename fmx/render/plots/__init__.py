@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fmx.render.plots.ascent import ascent_curves
 from fmx.render.plots.channels import channel_statistics
 from fmx.render.plots.class_sums import class_sums
 from fmx.render.plots.differences import model_differences
@@ -17,6 +18,7 @@ from fmx.render.plots.temporal import temporal_curves
 from fmx.render.plots.top_samples import top_samples
 
 __all__ = [
+    "ascent_curves",
     "channel_statistics",
     "class_sums",
     "dissimilarity_matrix",

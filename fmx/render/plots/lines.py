@@ -38,9 +38,14 @@ def draw_lines(
         say_inside(axes, "nothing to draw: no finite values")
 
 
-def name_lines(page: Page, names: Sequence[str], shown: Sequence[Look], grid: Any) -> None:
-    """Name lines in the legend, or, where there are many, along a bar of their colours from the first to the last."""
-    if len(names) <= _MOST_NAMED:
+def name_lines(
+    page: Page, names: Sequence[str], shown: Sequence[Look], grid: Any, *, room: float | None = None
+) -> None:
+    """Name lines in the legend, or, where there are many, along a bar of their colours from the first to the last.
+
+    With `room` in mm, of some of the page's axes, along a bar that is as long.
+    """
+    if len(names) <= _MOST_NAMED and room is None:
         page.legend(
             [Line2D([], [], color=look.colour, ls=look.line, marker=look.marker, mew=0) for look in shown], names
         )
@@ -50,7 +55,7 @@ def name_lines(page: Page, names: Sequence[str], shown: Sequence[Look], grid: An
     bar = page.figure.colorbar(
         mpl.cm.ScalarMappable(edges, colours), ax=grid, aspect=40, pad=0.015, fraction=0.04, spacing="proportional"
     )
-    chosen = list(spread(len(names), int(page.height // 4)))
+    chosen = list(spread(len(names), int((room or page.height) // 4)))
     chosen[-1] = len(names) - 1
     shown_names = short_names(names, max(page.width * 0.2, 26.0), 6.5)
     bar.set_ticks(chosen, labels=[plain(shown_names[i]) for i in chosen])
