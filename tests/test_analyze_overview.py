@@ -15,6 +15,7 @@ from fmx.analyze.overview import Questions, overview
 from fmx.reduce import Moments, ReducerSet
 from fmx.reduce.apart import BySample, OneLevel
 from fmx.reduce.places import Extremes, Places
+from fmx.reduce.sums import Sums
 from fmx.store import Store
 
 RNG = np.random.default_rng(0)
@@ -126,3 +127,22 @@ def test_few_values_make_no_duplicates(tmp_path: Path, samples: int, told: int) 
     found = health(write_store(tmp_path / "s", {"fc": values}), per="channel")["fc"]
     assert int(found["duplicate"].sum()) == told
     assert found["twin"].values[:2].tolist() == [1, 0] and found["correlation"].values[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_sums_are_of_the_finite_values(dtype: str) -> None:
+    values = RNG.normal(size=(4, 6, 5)).astype(dtype)  # label, position, run
+    values[0, 0, 0], values[0, 1, 2], values[1, 2, 3], values[3] = np.nan, np.inf, -np.inf, np.nan
+    reducer = Sums()
+    parts = [reducer.update(reducer.identity((4,)), part, (1, 2)) for part in (values[:, :2], values[:, 2:, ::-1])]
+    found = reducer.finalize(reducer.merge(*parts))
+    for label in range(4):
+        flat = [float(v) for v in values[label].ravel()]
+        known = [v for v in flat if np.isfinite(v)]
+        assert found["count"][label] == len(known)
+        assert found["nan"][label] == sum(np.isnan(v) for v in flat)
+        assert found["inf"][label] == sum(np.isinf(v) for v in flat)
+        if known:
+            assert found["mean"][label] == pytest.approx(sum(known) / len(known), rel=1e-12)
+            assert found["l1"][label] == pytest.approx(sum(map(abs, known)), rel=1e-12)
+    assert np.isnan(found["mean"][3]) and np.isnan(found["l1"][3])

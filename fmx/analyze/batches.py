@@ -80,7 +80,7 @@ def channel_batches(
     one, two = (LayerWork.of(store, layer, reducers(n), ("channel",), part=part, finalize=False) for n in (1, 2))
     more = two.task.reducer.dtype.itemsize - one.task.reducer.dtype.itemsize
     for some in _parts(store, layer, one, part, more * one.data["activation"].sizes["channel"]):
-        count = int(np.count_nonzero(some.samples))
+        count = int(np.sum(some.samples)) if some.samples is not None else 0
         batch = LayerWork.of(store, layer, reducers(count), ("channel",), part=some, finalize=False)
         yield count, run_works(store, {layer: batch})[layer]
 

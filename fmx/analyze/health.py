@@ -131,7 +131,7 @@ def health(
             return {"moments": Moments(), **gathered.reducers(samples)}
 
         for _, batch in channel_batches(store, info.name, reducers, part=part):
-            gathered.take({name: batch[name].values for name in batch}, batch["moments"].values)
+            gathered.take({str(name): batch[name].values for name in batch}, batch["moments"].values)
         channels = gathered.channels()
         found[info.name] = channels if per == "channel" else of_layer(channels)
     return found
@@ -193,6 +193,8 @@ class _Pairs:
         """Take in rows; values that are not finite count as their channel's mean."""
         if not self.wanted or not len(rows):
             return
+        from threadpoolctl import threadpool_limits
+
         finite = np.isfinite(rows)
         known = np.maximum(finite.sum(axis=0), 1)
         total = self.count + len(rows)
@@ -201,7 +203,9 @@ class _Pairs:
             mean = np.where(finite, rows, 0).sum(axis=0) / known
             apart = np.where(finite, rows - mean, 0)
             shift = mean - self.mean
-            self.products += apart.T @ apart + np.outer(shift, shift) * (self.count * len(rows) / total)
+            # Threads that wait for each other, busily, make this slower where there are other tasks.
+            with threadpool_limits(1, "blas"):
+                self.products += apart.T @ apart + np.outer(shift, shift) * (self.count * len(rows) / total)
         self.mean += shift * len(rows) / total
         self.count = total
 

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.analyze.batches import channel_batches, merge_along
-from fmx.analyze.class_profile import WANTED, Ranking, blank_fold
+from fmx.analyze.class_profile import Ranking, blank_fold
 from fmx.analyze.health import Gathered, of_layer
 from fmx.analyze.parts import Part, clean_level, noise_levels
 from fmx.analyze.rank import of_classes
@@ -21,6 +21,7 @@ from fmx.analyze.top_samples import labelled
 from fmx.layers import LayerInfo
 from fmx.reduce import Histogram, Moments, NoisePairs, Reducer, ReducerSet, TopSamples
 from fmx.reduce.apart import BySample, OneLevel
+from fmx.reduce.sums import Sums
 from fmx.store import Store
 
 __all__ = ["PARTS", "Overview", "Questions", "overview"]
@@ -44,7 +45,7 @@ class Questions:
     top : int
         Samples of each channel.
     ranking : Ranking or None
-        How channels are ranked for classes, settled for the same level.
+        How channels are ranked for classes, settled for the same level; by the mean, selectivity or precision.
     top_of_class : int
         Channels of each class.
     """
@@ -131,7 +132,7 @@ class _Gathering:
         ranked = "classes" in asked.parts and asked.ranking is not None
         self.fold = blank_fold(asked.ranking, info.name) if ranked and asked.ranking else None
         dims = [str(dim) for dim in store.activation(info.name).dims if dim not in {"sample", "channel"}]
-        self.merged: dict[str, Reducer] = {"hist": Histogram(asked.bins)}
+        self.merged: dict[str, Reducer] = {"moments": Moments(), "hist": Histogram(asked.bins)}
         if "top" in asked.parts:
             self.merged["top"] = TopSamples(asked.top, dims)
         self.states: dict[str, Any] = {}
@@ -141,8 +142,8 @@ class _Gathering:
     def reducers(self, samples: int) -> dict[str, Reducer]:
         """Give what a batch of so many samples is reduced by."""
         own: dict[str, Reducer] = dict(self.merged)
-        # Where each sample's moments are asked for, those of the channels are these put together.
-        own["moments"] = BySample(Moments(), samples) if self.fold is not None else Moments()
+        if self.fold is not None:
+            own["each"] = BySample(Sums(), samples)
         if self.health is not None:
             own |= self.health.reducers(samples)
         if self.pairs is None:
@@ -156,13 +157,9 @@ class _Gathering:
             self._merge("pairs", self.pairs, states["pairs"])
             states = states["own"]
         self.labels = batch.coords.to_dataset().assign_attrs(batch.attrs)
-        moments = states["moments"]
         if self.fold is not None:
-            each = np.ascontiguousarray(np.moveaxis(moments["sample"], -1, 0))
-            found = Moments(WANTED).finalize(each).items()
+            found = Sums().finalize(np.moveaxis(states["each"]["sample"], -1, 0)).items()
             self.fold.see(xr.Dataset({f"s.{name}": (("sample", "channel"), values) for name, values in found}))
-            moments = merge_along(Moments(), each)
-        self._merge("moments", Moments(), moments)
         for name, reducer in self.merged.items():
             state = states[name]
             if name == "top":
@@ -170,7 +167,7 @@ class _Gathering:
                 state["sample"] += np.where(state["sample"] >= 0, self.seen, 0)
             self._merge(name, reducer, state)
         if self.health is not None:
-            self.health.take(states, moments)
+            self.health.take(states, states["moments"])
         self.seen += count
 
     def _merge(self, name: str, reducer: Reducer, states: Any) -> None:

@@ -203,7 +203,7 @@ class _Work:
     def of(self, info: LayerInfo, seen: ReceptiveField | None) -> LayerFindings:
         """Make all that can be made of a layer."""
         wanted = [part for part in PARTS if part not in self.found.missing and "channel" in info.dims]
-        kept = {part: one for part in wanted if (one := self.saved.part(part, info)) is not None}
+        kept = {part: there for part in wanted if (there := self.saved.part(part, info)) is not None}
         described = self.saved.statistics(info) if len(kept) == len(wanted) else None
         if described is None:
             asked = Questions(

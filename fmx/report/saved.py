@@ -86,8 +86,8 @@ class SavedFindings:
                 or any(self.noise not in first[dim].values for dim in ("noise", "other_noise"))
             ):
                 continue
-            level = {"noise": [self.noise], "other_noise": [self.noise]}
-            found = [rows[layer].sel(other_layer=list(layers), **level).load() for layer in layers]
+            where = {"other_layer": list(layers), "noise": [self.noise], "other_noise": [self.noise]}
+            found = [rows[layer].sel(where).load() for layer in layers]
             whole = xr.concat(found, "layer", coords="minimal", compat="override", join="override")
             return name, whole.assign_attrs({**about, "layer": ""})
         return None
@@ -130,7 +130,7 @@ class SavedFindings:
 
     def _named(self, analysis: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for name in self.names:
-            about = self.store.tree[f"analysis/{name}"].attrs
+            about = self._about(name)
             if about.get("analysis") == analysis and all(about.get(key) == value for key, value in settings.items()):
                 yield name, about
 
@@ -139,6 +139,9 @@ class SavedFindings:
             if info.name in (results := self._results(name)):
                 yield name, results[info.name]
 
+    def _about(self, name: str) -> dict[str, Any]:
+        return {str(key): value for key, value in self.store.tree[f"analysis/{name}"].attrs.items()}
+
     def _results(self, name: str) -> dict[str, xr.Dataset]:
         if name not in self._opened:
             self._opened[name] = open_analysis(self.store.tree, name)
@@ -146,7 +149,7 @@ class SavedFindings:
 
     def _same(self, name: str, found: xr.Dataset) -> bool:
         """Whether results are of the same samples and noise level."""
-        return self._of_all(self.store.tree[f"analysis/{name}"].attrs) and found.attrs.get("noise") == self.noise
+        return self._of_all(self._about(name)) and found.attrs.get("noise") == self.noise
 
     def _of_all(self, about: Mapping[str, Any]) -> bool:
         return bool(about.get("complete_samples") == int(self.store.complete.sum()))

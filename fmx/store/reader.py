@@ -44,6 +44,8 @@ class Store:
         self.place = place
         self.path: Path | str = place.local or place.text
         self.tree = tree
+        # Putting labels to a layer takes milliseconds, which those who ask for many layers many times would notice.
+        self._labelled: dict[str, xr.Dataset] = {}
 
     def __repr__(self) -> str:
         size = self.tree.sizes
@@ -112,11 +114,14 @@ class Store:
         LayerError
             The store has no such layer.
         """
-        info = self._find(name)
-        dataset = self.tree[f"layers/{layer_key(info.name)}"].to_dataset()[["activation"]]
-        root = self.tree.to_dataset()
-        labels = {name: root[name] for name in root.coords if root[name].dims == ("sample",)}
-        return self._whole(dataset.assign_coords({k: v for k, v in labels.items() if k not in {"sample", "complete"}}))
+        found = self._labelled.get(name)
+        if found is None:
+            dataset = self.tree[f"layers/{layer_key(self._find(name).name)}"].to_dataset()[["activation"]]
+            root = self.tree.to_dataset()
+            labels = {str(n): root[n] for n in root.coords if root[n].dims == ("sample",)}
+            found = dataset.assign_coords({k: v for k, v in labels.items() if k not in {"sample", "complete"}})
+            self._labelled[name] = found
+        return self._whole(found.copy())
 
     def _whole(self, data: X) -> X:
         """Leave out the samples that are not wholly there."""
