@@ -246,7 +246,8 @@ class Film:
                 scale=max(round(self.size / 8 / max(values.shape[1:])), 1),
                 interpolation=self.interpolation,
             )
-            return page.pixels if self._indexed else page.rgb(), ends if ranges.shared else ("min", "max")
+            pixels = page.pixels.astype(np.uint8, copy=False) if self._indexed else page.rgb()
+            return pixels, ends if ranges.shared else ("min", "max")
         if self.view == "overlay":
             picture = rgb_of(read_picture(self.store, maps.sample, maps.timestep or 0))
             large = resized(np.moveaxis(picture, 2, 0), map_size(picture.shape[:2], self.size, None), "bilinear")

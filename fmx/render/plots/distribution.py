@@ -82,7 +82,7 @@ def distribution(
     if same is None:
         _density(density, counts, edges, shown)
         _cumulative(share, edges, cdf, shown)
-        _value_axes(density, share, *(part[drawn] for part in (counts, edges, cdf)), page)
+        _value_axes(density, share, counts[drawn], edges[drawn], cdf[drawn], page)
     else:
         for axes in (density, share):
             say_inside(axes, f"constant: every finite value is {number(same)}", ticks=axes is share)

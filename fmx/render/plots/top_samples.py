@@ -123,7 +123,7 @@ def _rows(top: xr.Dataset, channels: Sequence[int] | None) -> list[xr.Dataset]:
 def _read(row: xr.Dataset, pictures: Pictures) -> dict[int, NDArray[np.uint8]]:
     """Read the pictures of a row, by rank; there may be fewer samples than ranks."""
     there = np.flatnonzero((row["sample_number"].values >= 0) & np.isfinite(row["value"].values))
-    found = {int(i): pictures(str(row["sample_id"].values[i]), _step(row, i) or 0) for i in there}
+    found = {i: pictures(str(row["sample_id"].values[i]), _step(row, i) or 0) for i in map(int, there)}
     return {i: picture[:, :, 0] if picture.shape[2:] == (1,) else picture[..., :3] for i, picture in found.items()}
 
 
