@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from PIL import Image
 from torch import nn
 
@@ -125,6 +126,39 @@ def test_top_samples_are_those_of_the_store(cli: Any, tmp_path: Path, store: Any
         one = top.sel(channel=row["channel"], rank=row["rank"])
         assert row["sample"] == one["sample_id"].item()
         assert (row["y"], row["x"]) == (int(one["y"]), int(one["x"]))
+
+
+@pytest.fixture(scope="module")
+def summary(photos: Path) -> Any:
+    to = photos.parent / "summary.zarr"
+    return fmx.extract(MODEL, photos, to=to, layers="1,4", input_shape=(3, 18, 18), reduce=["top-samples"])
+
+
+def test_top_samples_that_were_found_while_the_model_ran(cli: Any, tmp_path: Path, store: Any, summary: Any) -> None:
+    """A store without activations has them, too: the same rows, and the same values."""
+    words = ["--layer", "4", "--channels", "0,3", "--top", "2", "--json", "--arrays"]
+    rows = [
+        json.loads(run(cli, tmp_path / of.stem, "deconv", "--store", of, *words, tmp_path / f"{of.stem}.zarr").out)
+        for of in (Path(store.path), Path(summary.path))
+    ]
+    assert [{**row, "file": "", "value": round(row["value"], 5)} for row in rows[0]] == [
+        {**row, "file": "", "value": round(row["value"], 5)} for row in rows[1]
+    ]
+    whole, reduced = (xr.open_dataset(tmp_path / f"{name}.zarr") for name in ("s", "summary"))
+    np.testing.assert_allclose(reduced["projection"], whole["projection"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(reduced["picture"], whole["picture"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--layer 4 --top 10", "keeps 9 top samples of each channel, not 10: lower --top"),
+        ("--layer 4 --top 0", "At least one top sample is shown, not 0"),
+        ("--layer 0 --top 2", "has top samples of 1, 4 only"),
+    ],
+)
+def test_top_samples_that_a_summary_lacks(words: str, said: str, cli: Any, tmp_path: Path, summary: Any) -> None:
+    assert said in run(cli, tmp_path, "deconv", "--store", summary.path, *words.split(), ok=False).err
 
 
 def test_crops_and_projections_of_top_samples_are_cut_from_the_whole(store: Any) -> None:

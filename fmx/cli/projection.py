@@ -149,14 +149,14 @@ def _project_top(
     where: tuple[Target, str | None],
 ) -> list[dict[str, Any]]:
     """Project the top samples of channels."""
-    from fmx.cli.projection_jobs import project_top_samples
+    from fmx.cli.projection_top import layers_of, project_top_samples
     from fmx.project import Deconvnet, stored_pictures
 
     target, arrays = where
     of_store = stored_pictures(model[0], store)
     say_notes(of_store)
     network = Deconvnet(of_store, device=running.device, batch_size=running.batch_size)
-    names = [info.name for info in store.select(layers)]
+    names = layers_of(store, of_store.model, layers)
     with (
         target.folder(model[1]) as folder,
         array_file(arrays, {"layer": names}, overwrite=target.overwrite) as keep,

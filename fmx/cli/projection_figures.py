@@ -19,7 +19,8 @@ __all__ = ["attribution_sheet", "film_frames", "input_picture", "projection_shee
 
 # Small inputs are enlarged by whole pixels until they are seen.
 ENLARGED_BELOW = 128
-CROP_SIDES = (64, 128)
+# Of the crops in a block, together.
+BLOCK_SIDES = (192, 384)
 GAP = 2
 
 Pixels = NDArray[np.uint8]
@@ -85,7 +86,7 @@ def film_frames(picture: Pixels, found: xr.Dataset, labels: dict[str, str]) -> I
 def top_sheet(found: xr.Dataset, **more: Any) -> Frame:
     """Show for each channel its top samples, cropped, beside their projections, as Zeiler & Fergus do."""
     columns = int(np.ceil(np.sqrt(found.sizes["rank"])))
-    size = _crop_size(found.sizes["y"], found.sizes["x"])
+    size = _crop_size(found.sizes["y"], found.sizes["x"], columns)
     blocks, captions = [], []
     for channel in range(found.sizes["channel"]):
         one = found.isel(channel=channel)
@@ -113,9 +114,9 @@ def _block(tiles: Sequence[Pixels | None], columns: int, size: tuple[int, int]) 
     return block
 
 
-def _crop_size(height: int, width: int) -> tuple[int, int]:
+def _crop_size(height: int, width: int, columns: int) -> tuple[int, int]:
     """Bring crops to a size at which they are seen and nine of them fit beside nine others."""
-    least, most = CROP_SIDES
+    least, most = (side // columns for side in BLOCK_SIDES)
     longest = max(height, width)
     factor = -(-least // longest) if longest < least else min(1.0, most / longest)
     return round(height * factor), round(width * factor)

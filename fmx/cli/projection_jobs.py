@@ -6,17 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from fmx.analyze import receptive_field, top_samples
 from fmx.cli.output import note, progress
 from fmx.cli.projection_figures import (
     attribution_sheet,
     film_frames,
     input_picture,
     projection_sheet,
-    top_sheet,
 )
 from fmx.errors import FmxError
-from fmx.project import Attribution, Deconvnet, information, project_top
+from fmx.project import Attribution, Deconvnet, information
 from fmx.render import PictureFolder, write_video
 from fmx.render.text import number
 
@@ -24,9 +22,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from fmx.cli.arrays import Put
-    from fmx.store import Store
 
-__all__ = ["Projections", "attributed", "project_top_samples"]
+__all__ = ["Projections", "attributed", "filed", "pages"]
 
 MOST_ON_A_SHEET = 64
 
@@ -71,7 +68,7 @@ class Projections:
                 made += _informed([row], found) if self.informed else [row]
             assert shown is not None
             sheet = projection_sheet(shown, drawn, title="deconvnet", notes=[sample], labels=self._labels(sample))
-            rows += _filed(made, self.folder.save(sheet, "deconv", _stem(sample)) if _live(made) else "")
+            rows += filed(made, self.folder.save(sheet, "deconv", _stem(sample)) if _live(made) else "")
         _check_any(rows)
         return rows
 
@@ -89,12 +86,12 @@ class Projections:
                     (f"{row['channel']} · {number(row['value']) if row['value'] > 0 else 'nothing'}", projection)
                     for row, projection in zip(made, found["projection"].values, strict=True)
                 ]
-                for part, page in _pages(len(drawn)):
+                for part, page in pages(len(drawn)):
                     labels = self._labels(sample) | {"layer": layer}
                     notes = [f"{sample} · channel and strongest activation"]
                     sheet = projection_sheet(picture, drawn[part], title=layer, notes=notes, labels=labels)
                     parts = ["deconv", _stem(sample), layer, *page]
-                    rows += _filed(made[part], self.folder.save(sheet, *parts) if _live(made[part]) else "")
+                    rows += filed(made[part], self.folder.save(sheet, *parts) if _live(made[part]) else "")
         _check_any(rows)
         return rows
 
@@ -118,7 +115,7 @@ class Projections:
                 made = [row]
                 if self.informed:
                     made = _informed([row | {"maps": int(count)} for count in found["step"].values], found)
-                rows += _filed(made, path)
+                rows += filed(made, path)
         _check_any(rows)
         return rows
 
@@ -137,52 +134,6 @@ class Projections:
     def _labels(self, sample: str) -> dict[str, str]:
         how = {key: str(value) for key, value in self.how.items() if value is not None and key != "channels"}
         return {"sample": sample, "method": "deconvnet"} | how
-
-
-def project_top_samples(
-    network: Deconvnet,
-    folder: PictureFolder,
-    store: Store,
-    layers: Sequence[str],
-    channels: Sequence[int] | None,
-    top: int,
-    *,
-    keep: Put,
-) -> list[dict[str, Any]]:
-    """Draw top samples of channels beside their projections: sheets a layer."""
-    pictures = network.pictures
-    rows = []
-    with progress("projecting") as update:
-        for done, layer in enumerate(layers):
-            module = pictures.model.torch_module()
-            field = receptive_field(module, layer, pictures.shape, channels_last=pictures.channels_last)
-            listed = top_samples(store, k=top, layers=[layer], fields={layer: field})[layer]
-            found = project_top(network, layer, listed, channels)
-            keep(found, layer=done)
-            for part, page in _pages(found.sizes["channel"]):
-                shown = found.isel(channel=part)
-                notes = [f"the {top} samples that excite each channel most, cropped to what the neuron sees"]
-                labels = {"layer": layer, "method": "deconvnet", "top": str(top)}
-                sheet = top_sheet(shown, title=f"{layer} · deconvnet", notes=notes, labels=labels)
-                rows += _filed(_top_rows(shown, layer), folder.save(sheet, "top", layer, *page))
-            update(done + 1, len(layers))
-    return rows
-
-
-def _top_rows(found: xr.Dataset, layer: str) -> list[dict[str, Any]]:
-    rows = []
-    for i, channel in enumerate(found["channel"].values):
-        for j, rank in enumerate(found["rank"].values):
-            one = found.isel(channel=i, rank=j)
-            if one["sample_id"].item():
-                row = {
-                    "layer": layer,
-                    "channel": int(channel),
-                    "rank": int(rank),
-                    "sample": str(one["sample_id"].item()),
-                }
-                rows.append(row | {"value": float(one["value"]), "y": int(one["at_y"]), "x": int(one["at_x"])})
-    return rows
 
 
 def attributed(
@@ -210,10 +161,10 @@ def attributed(
             about = [sample, *([f"maps of {network.maps_of.name}"] if network.maps_of is not None else [])]
             labels = {"sample": sample, "method": network.name}
             title = " · ".join([network.name, *([network.wanted.layer] if network.wanted.layer else [])])
-            for part, page in _pages(len(drawn)):
+            for part, page in pages(len(drawn)):
                 sheet = attribution_sheet(picture, drawn[part], title=title, notes=about, labels=labels, **look)
                 parts = [network.name, _stem(sample), *([network.wanted.layer] if network.wanted.layer else []), *page]
-                rows += _filed(made[part], folder.save(sheet, *parts))
+                rows += filed(made[part], folder.save(sheet, *parts))
             update(index + 1, len(pictures))
     return rows
 
@@ -238,7 +189,7 @@ def _informed(rows: Sequence[dict[str, Any]], found: xr.Dataset) -> list[dict[st
     return [row | {"information": float(a), "chance": float(b)} for row, (a, b) in zip(rows, both, strict=True)]
 
 
-def _pages(count: int) -> list[tuple[slice, list[str]]]:
+def pages(count: int) -> list[tuple[slice, list[str]]]:
     """Split what is drawn into sheets; a single one has no number."""
     if count <= MOST_ON_A_SHEET:
         return [(slice(0, count), [])]
@@ -251,7 +202,8 @@ def _stem(sample: str) -> str:
     return str(PurePath(sample).with_suffix("")) if PurePath(sample).suffix else sample
 
 
-def _filed(rows: Sequence[dict[str, Any]], path: Any) -> list[dict[str, Any]]:
+def filed(rows: Sequence[dict[str, Any]], path: Any) -> list[dict[str, Any]]:
+    """Say in each row in which file it is."""
     return [row | {"file": str(path)} for row in rows]
 
 
