@@ -136,6 +136,21 @@ def test_axes_end_with_the_values_and_steps_have_shades_in_order(clips: Any) -> 
     np.testing.assert_allclose(drawn, [look.colour[:3] for look in looks(7, ordered=True)], atol=1e-6)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_long_titles_stay_inside(width: float) -> None:
+    values = {name: ("channel", [1.0, 2.0]) for name in ("mean", "std", "max", "sparsity")}
+    for count in (15, 17, 19):
+        title = f"Channels: {'mw' * count}.{'MW' * count}"
+        check_layout(plots.channel_statistics(xr.Dataset(values, {"channel": [0, 1]}), title=title, width=width))
+
+
+def test_layers_without_distances_do_not_keep_the_others_from_being_drawn(odd: Any, tmp_path: Path, cli: Any) -> None:
+    words = ["--plots", "rdm", "--layers", "nothing,constant", "-o", tmp_path, "--name", "a"]
+    ran = cli("render", "plots", odd.path, *words)
+    assert ran.code == 0 and [p.name for p in tmp_path.glob("*/a/*.png")] == ["rdm_constant.png"]
+    assert "no plot of rdm of nothing" in ran.err
+
+
 def test_few_samples_are_named(store: Any, clips: Any) -> None:
     one = analyze.rdm(store, layers="head", noise=[0.0])["head"]
     figure = plots.dissimilarity_matrix(one.drop_vars("label", errors="ignore"))

@@ -88,6 +88,7 @@ def test_gray_pictures_and_nothing_at_all(tmp_path: Any) -> None:
     (axes,) = figure.axes
     assert len(axes.images) == 2 and axes.images[0].get_array().shape == (8, 8)
     assert [t.get_text() for t in axes.texts if t.get_gid() == "row"] == ["channel 0", "channel 1"]
+    assert [t.get_text() for t in axes.texts if t.get_gid() == "empty"] == ["no finite values"]
 
 
 def test_mistakes(store: Any) -> None:

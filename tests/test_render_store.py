@@ -293,6 +293,19 @@ def test_sums_of_channels_over_many_pictures(store, values):
         next(sample_overlays(store, layer="conv", samples=[]))
 
 
+def test_maps_without_finite_values_say_so_over_pictures(tmp_path):
+    ones = np.ones((2, 1, 1, 2, 4, 4), np.float32)
+    pictures = np.zeros((2, 1, 8, 8, 3), np.uint8)
+    store = write_store(tmp_path / "b.zarr", {"nothing": ones * np.nan, "conv": ones}, pictures=pictures)
+    with mock.patch("fmx.render.panels.stack_panels", return_value=pictures[0, 0]) as drawn:
+        overlay_frame(store, layers="all")
+    panels = {panel.title: panel.ends for panel in drawn.call_args[0][0]}
+    assert panels == {"input": None, "nothing · no finite value": None, "conv": ("1", "1")}
+    with mock.patch("fmx.render.overlay_sheets.stack_panels", return_value=pictures[0, 0]) as drawn:
+        list(sample_overlays(store, layer="nothing", samples=store.samples))
+    assert all(p.title.endswith("no finite value") and p.ends is None for p in drawn.call_args[0][0])
+
+
 def test_pictures_without_a_region_say_so(tmp_path):
     values = np.zeros((2, 1, 1, 1, 4, 4), np.float32)
     values[0, ..., 0, 0], values[1, ..., 0, 0] = 10, 1

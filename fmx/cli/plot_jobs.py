@@ -39,6 +39,7 @@ class Wanted:
     other: Store | None = None
     width: float = 180.0
     allow_partial: bool = False
+    missed: list[str] = field(default_factory=list)
     _kept: dict[Any, dict[str, xr.Dataset]] = field(default_factory=dict)
 
     @property
@@ -273,7 +274,15 @@ def _rdm(wanted: Wanted) -> Drawn:
     kinds = {info.name: info.kind for info in wanted.store.layers}
     for name in wanted.named():
         # One layer at a time: matrices of all layers together may not fit the memory.
-        found = rdm(wanted.store, layers=[name], allow_partial=wanted.allow_partial, **settings)[name]
+        try:
+            found = rdm(wanted.store, layers=[name], allow_partial=wanted.allow_partial, **settings)[name]
+        except StoreError:
+            raise
+        except FmxError as error:
+            if len(wanted.named()) == 1:
+                raise
+            wanted.missed.append(f"no plot of rdm of {name}: {str(error).rstrip('.')}")
+            continue
         found.attrs.setdefault("kind", kinds[name])
         yield dissimilarity_matrix(found, facts=[drawn], width=wanted.width), {"plot": "rdm", "layer": name}
 

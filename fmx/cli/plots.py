@@ -101,6 +101,7 @@ def plots(
                 say(str(path))
                 count += 1
         if not count:
-            raise FmxError(f"Nothing was drawn: {'; '.join(skipped) or 'choose other layers or plots'}.")
-    for text in skipped:
+            why = "; ".join([*skipped, *asked.missed]) or "choose other layers or plots"
+            raise FmxError(f"Nothing was drawn: {why}.")
+    for text in [*skipped, *asked.missed]:
         note(text)

@@ -12,7 +12,7 @@ from fmx.errors import FmxError
 from fmx.render.normalise import shares, value_ranges
 from fmx.render.palette import colours
 
-__all__ = ["ends_of", "enlarged", "overlay", "rgb_of", "warmth_of"]
+__all__ = ["ends_of", "enlarged", "overlay", "rgb_of", "said_values", "warmth_of"]
 
 ENLARGED_BELOW = 160
 
@@ -96,6 +96,11 @@ def ends_of(heat: NDArray[Any], low: float | None = None, high: float | None = N
         raise FmxError(f"A heat map is an array (y, x) of real numbers: this is {heat.dtype}, {heat.shape}.")
     found = value_ranges(heat[None], "filter", low, high)
     return float(found.low[0]), float(found.high[0])
+
+
+def said_values(heat: NDArray[Any]) -> str:
+    """Say that a map has nothing to show, for the title of its panel."""
+    return "" if np.isfinite(heat).any() else "no finite value"
 
 
 def warmth_of(heat: NDArray[Any], size: tuple[int, int], low: float | None, high: float | None) -> NDArray[np.float32]:

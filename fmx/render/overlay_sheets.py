@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
-from fmx.render.overlay import ends_of, enlarged
+from fmx.render.overlay import ends_of, enlarged, said_values
 from fmx.render.palette import colours
 from fmx.render.panels import said_style
 from fmx.render.regions import region_picture
@@ -201,8 +201,8 @@ def _highest(heat: NDArray[Any]) -> str:
 
 def _missing(heat: NDArray[Any], look: dict[str, Any], low: float | None, high: float | None) -> str:
     """Say that a picture has no region, where the map is nowhere as high as the threshold."""
-    if look.get("style", "heat") == "heat":
-        return ""
+    if look.get("style", "heat") == "heat" or said_values(heat):
+        return said_values(heat)
     first, last = ends_of(heat, low, high)
     limit = 0.5 if look.get("threshold") is None else look["threshold"]
     return "" if ends_of(heat)[1] >= first + limit * (last - first) and first < last else "no region"
@@ -212,7 +212,7 @@ def _bar(
     heat: NDArray[Any], look: dict[str, Any], low: float | None = None, high: float | None = None
 ) -> tuple[str, str] | None:
     """Give the ends of the bar below a panel; only colours have one."""
-    if look.get("style", "heat") != "heat":
+    if look.get("style", "heat") != "heat" or said_values(heat):
         return None
     first, last = ends_of(heat, low, high)
     return number(first), number(last)

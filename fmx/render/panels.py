@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fmx.errors import FmxError
 from fmx.render.frame import Frame
-from fmx.render.overlay import ends_of, enlarged
+from fmx.render.overlay import ends_of, enlarged, said_values
 from fmx.render.palette import colours
 from fmx.render.regions import region_picture
 from fmx.render.strip import Panel, stack_panels
@@ -65,7 +65,9 @@ def overlay_figure(
         low, high = ends_of(heat, *(fixed or (None, None)))
         look: dict[str, Any] = {"style": style, "alpha": alpha, "threshold": threshold, "cmap": cmap}
         laid = region_picture(large, heat, low=low, high=high, **look)
-        panels.append(Panel(title, laid, (number(low), number(high)) if style == "heat" else None))
+        nothing = said_values(heat)
+        bar = (number(low), number(high)) if style == "heat" and not nothing else None
+        panels.append(Panel(f"{title} · {nothing}" if nothing else title, laid, bar))
     labels = {"sample": sample, "noise": f"{noise:g}"}
     labels |= {} if timestep is None else {"timestep": str(timestep)}
     labels |= said_style(style, threshold)

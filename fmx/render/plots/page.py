@@ -86,7 +86,7 @@ class Page:
     def finish(self, *, align: bool = True) -> PlotFigure:
         """Lay everything out, and give the figure."""
         inside = self.width - 2 * _MARGIN
-        title = wrapped([self.title], inside, TEXT + 1) if self.title else []
+        title = wrapped([self.title], 0.98 * inside, TEXT + 1, weight="bold") if self.title else []
         # Other programs than matplotlib set the text of SVG and PDF files a little wider.
         notes = wrapped(self._notes, 0.98 * inside)
         columns = self._columns(inside)

@@ -51,12 +51,12 @@ def line_height(size: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def short(text: str, width: float, size: float = 7.0, head: float = 0.5) -> str:
+def short(text: str, width: float, size: float = 7.0, head: float = 0.5, weight: str = "normal") -> str:
     """Shorten a text in its middle until it fits a width in mm; `head` is the share of what is kept at its start."""
-    if text_width(text, size) <= width:
+    if text_width(text, size, weight) <= width:
         return text
     kept = len(text) - 1
-    while kept > 2 and text_width(_without_middle(text, kept, head), size) > width:
+    while kept > 2 and text_width(_without_middle(text, kept, head), size, weight) > width:
         kept -= 1
     return _without_middle(text, kept, head)
 
@@ -88,7 +88,9 @@ def short_names(names: Sequence[str], width: float, size: float = 7.0) -> list[s
     return max(ways, key=lambda found: len(set(found)))
 
 
-def wrapped(pieces: Sequence[str], width: float, size: float = SMALL, separator: str = " · ") -> list[str]:
+def wrapped(
+    pieces: Sequence[str], width: float, size: float = SMALL, separator: str = " · ", weight: str = "normal"
+) -> list[str]:
     """Lay pieces of text out in lines of a width in mm: breaks between words, a separator between pieces."""
     words: list[str] = []
     for i, piece in enumerate(piece for piece in pieces if piece):
@@ -99,10 +101,10 @@ def wrapped(pieces: Sequence[str], width: float, size: float = SMALL, separator:
     lines: list[str] = []
     for word in words:
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size) <= width:
+        if lines and text_width(longer, size, weight) <= width:
             lines[-1] = longer
         else:
-            lines.append(short(word, width, size))
+            lines.append(short(word, width, size, weight=weight))
     return lines
 
 

@@ -27,6 +27,8 @@ MOST_CHANNELS = 8
 _WHAT, _COMMAND = "top samples", "fmx top-samples"
 _HEAD, _VALUE, _NAME = 7.0, 6.5, 5.5
 _GAP, _LEAST = 1.6, 15.0
+# Height in mm of a row that has no samples.
+_NOTHING = 8.0
 # A box that takes up as much of the picture says nothing.
 _WHOLE = 0.95
 _LINE, _EDGE = "#FFE100", "black"
@@ -83,9 +85,10 @@ def top_samples(
     shapes = {picture.shape for _, there in rows for picture in there.values()}
     width = min((inside + _GAP) / ranks - _GAP, 30.0)
     cells = _Cells(width, width * max((shape[0] / shape[1] for shape in shapes), default=1.0))
-    page.height = len(rows) * cells.down
+    tops = np.cumsum([0.0, *(cells.down if there else _NOTHING for _, there in rows)])
+    page.height = float(tops[-1])
     axes = page.figure.add_subplot()
-    boxes = sum(_row(axes, i * cells.down, row, there, cells) for i, (row, there) in enumerate(rows))
+    boxes = sum(_row(axes, float(at), row, there, cells) for at, (row, there) in zip(tops, rows, strict=False))
     # After the pictures, which set limits of their own.
     axes.set(xlim=(0, inside), ylim=(page.height, 0))
     axes.axis("off")
@@ -136,6 +139,10 @@ def _row(axes: Axes, top: float, row: xr.Dataset, there: dict[int, NDArray[np.ui
     name = f"channel {int(row['channel'])}" + (f" · {row['label'].item()}" if "label" in row.coords else "")
     look: dict[str, Any] = {"va": "top", "ha": "left"}
     axes.text(0, top, plain(name), size=_HEAD, weight="bold", gid="row", **look)
+    if not there:
+        below = top + line_height(_HEAD)
+        axes.text(0, below, "no finite values", size=_VALUE, color=GREY, gid="empty", **look)
+        return 0
     top += line_height(_HEAD)
     boxes = 0
     for rank, shown in there.items():
