@@ -238,6 +238,25 @@ def test_transforms_look_at_the_picture_as_the_slow_loop_does(size: tuple[int, i
             np.testing.assert_allclose(found[n, band].numpy(), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (12, 9)])
+@pytest.mark.parametrize("scale", [(0.9, 1.1), (0.05, 0.3), (3.0, 9.0)])
+def test_what_is_seen_and_its_way_back_are_torchs(size: tuple[int, int], scale: tuple[float, float]) -> None:
+    """In float64 torch does it itself; places lie inside, on the border and far from the picture."""
+    transforms = Transforms(pad=4, jitter=12, scale=scale, rotate=180, jitter_after=8)
+    generator = torch.Generator().manual_seed(7)
+    maps = [transforms.draw(generator) for _ in range(12)]
+    pictures = torch.rand(12, 3, *size, generator=generator).permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
+    found = []
+    for kind in (torch.float32, torch.float64):
+        given = pictures.to(kind).requires_grad_()
+        looked = transforms.apply(given, maps)
+        weights = torch.linspace(-1, 1, looked.numel(), dtype=kind).reshape(looked.shape)
+        found.append((looked.detach(), torch.autograd.grad((looked * weights).sum(), given)[0]))
+    for mine, other in zip(*found, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine.double(), other, rtol=1e-4, atol=2e-4)
+
+
 def test_a_map_is_shift_scale_turn_and_shift_one_after_the_other() -> None:
     generator = torch.Generator().manual_seed(6)
     transforms = Transforms(jitter=6, scale=(0.8, 1.2), rotate=25, jitter_after=4)

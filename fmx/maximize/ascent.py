@@ -22,6 +22,8 @@ ASCENDED, FLAT, NOT_FINITE = "ok", "flat", "not finite"
 # Steps without any change of the objective after which a picture counts as stuck.
 PATIENCE = 32
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
+# Devices on which torch has Adam in one pass over the numbers.
+_FUSED = {"cpu", "cuda"}
 
 
 @dataclass(frozen=True)
@@ -86,32 +88,34 @@ class Ascent:
 
         Adam's moments begin anew with each call.
         """
-        adam = _Adam(self.numbers)
-        before = self.numbers
+        self.numbers = self.numbers.contiguous()
+        adam = _Adam(self.numbers, self.rate)
+        before = self.numbers.clone()
         for step in range(1, steps + 1):
             if not self._moving.any():
                 self.curve.append(torch.full((len(self.draws),), torch.nan))
                 self._told(watch, step)
                 continue
             reached, gradient = self._gradient()
-            sound = reached.isfinite() & gradient.flatten(1).isfinite().all(1).cpu()
+            steepest = _steepest(gradient)
+            sound = reached.isfinite() & steepest.isfinite()
             self._stop(self._moving & ~sound, NOT_FINITE, before)
             reached[~self._moving] = torch.nan
             self.curve.append(reached)
-            before = self.numbers
-            self._push(gradient, adam)
-            self.numbers = self.numbers + self.rate * adam.step(gradient, self._moving)
+            before.copy_(self.numbers)
+            self._push(gradient, steepest == 0, adam)
+            adam.step(gradient, self._moving)
             if len(self.curve) == PATIENCE:
                 known = torch.stack(self.curve)
                 self._stop(self._moving & (known == known[0]).all(0), FLAT, self.numbers)
             self._told(watch, step)
 
-    def _push(self, gradient: Tensor, adam: _Adam) -> None:
+    def _push(self, gradient: Tensor, level: Tensor, adam: _Adam) -> None:
         """Give pictures without any gradient that of leaky ReLUs, as a channel that is off has no other.
 
         It is of another size: what Adam has learnt from the one is forgotten with the other.
         """
-        still = self._moving & (gradient.flatten(1) == 0).all(1).cpu()
+        still = self._moving & level
         adam.forget(still != self._pushed)
         self._pushed = still
         if still.any():
@@ -183,29 +187,29 @@ class Ascent:
 
 
 class _Adam:
-    """Adam (Kingma and Ba 2015), whose pictures each have an age of their own."""
+    """Adam (Kingma and Ba 2015) on numbers (picture, …) in place, whose pictures each have an age of their own."""
 
-    def __init__(self, numbers: Tensor) -> None:
-        self.first, self.second = torch.zeros_like(numbers), torch.zeros_like(numbers)
-        self.age = torch.zeros(len(numbers), device=numbers.device)
+    def __init__(self, numbers: Tensor, rate: float) -> None:
+        self._rows = list(numbers.unbind())
+        self._optimiser = torch.optim.Adam(
+            self._rows, lr=rate, betas=_BETAS, eps=_EPSILON, maximize=True, fused=numbers.device.type in _FUSED
+        )
 
     def forget(self, which: Tensor) -> None:
         """Begin anew for some pictures."""
-        if which.any():
-            for state in (self.first, self.second, self.age):
-                state[which.to(state.device)] = 0
+        for i in which.nonzero()[:, 0].tolist():
+            self._optimiser.state.pop(self._rows[i], None)
 
-    def step(self, gradient: Tensor, moving: Tensor) -> Tensor:
-        """Take gradients (picture, …) in, and give the steps upwards for a rate of 1, none for pictures at rest."""
-        shape = (-1, *[1] * (gradient.dim() - 1))
-        goes = moving.to(gradient.device).reshape(shape)
-        gradient = torch.where(goes, gradient, 0)
-        self.age += 1
-        self.first.lerp_(gradient, 1 - _BETAS[0])
-        self.second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        scale_first, scale_second = (1 / (1 - beta**self.age).reshape(shape) for beta in _BETAS)
-        size = (self.second * scale_second).sqrt_().add_(_EPSILON)
-        return torch.where(goes, self.first * scale_first / size, 0)
+    def step(self, gradient: Tensor, moving: Tensor) -> None:
+        """Take a step upwards along gradients (picture, …), none with pictures at rest."""
+        for row, along, goes in zip(self._rows, gradient, moving.tolist(), strict=True):
+            row.grad = along if goes else None
+        self._optimiser.step()
+
+
+def _steepest(gradient: Tensor) -> Tensor:
+    """Give the largest absolute number of each picture's gradient, (picture,); NaN and infinity are larger still."""
+    return gradient.flatten(1).abs().amax(1).cpu()
 
 
 def measured(network: Network, groups: Sequence[Group], pictures: Tensor, *, leaky: bool = False) -> Tensor:

@@ -95,7 +95,7 @@ class Fourier:
         self.bands = bands
         self.spread = spread
         self.axes = colour_axes(bands) if decorrelate else None
-        self.scale = frequencies(height, width).clamp_min(1 / max(height, width)) ** -decay
+        self.scale = frequencies(height, width).clamp_min(1 / max(height, width)) ** -decay / _CALM
 
     def begin(self, draws: Sequence[Draw]) -> Tensor:
         """Draw noise of equal strength in all numbers, (picture, axis, fy, fx, real and imaginary part)."""
@@ -106,13 +106,13 @@ class Fourier:
         """Give the pixels."""
         spectrum = torch.view_as_complex(numbers.contiguous()) * self.scale.to(numbers.device)
         waves = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
-        return torch.sigmoid(mixed(waves / _CALM, self.axes))
+        return torch.sigmoid(mixed(waves, self.axes))
 
     def numbers(self, picture: Tensor) -> Tensor:
         """Give the numbers of a picture (picture, band, y, x) with pixels between 0 and 1, without these two."""
         from fmx.maximize.colour import unmixed
 
-        waves = unmixed(torch.logit(picture), self.axes) * _CALM
+        waves = unmixed(torch.logit(picture), self.axes)
         spectrum: Tensor = torch.fft.rfft2(waves, norm="ortho") / self.scale
         parts: Tensor = torch.view_as_real(spectrum)
         return parts

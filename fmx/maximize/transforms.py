@@ -110,6 +110,10 @@ class Transforms:
         height, width = pictures.shape[2:]
         size = self.window(height, width)
         device = pictures.device
+        if device.type == "cpu" and pictures.dtype == torch.float32:
+            from fmx.maximize.sampling import looked_at
+
+            return looked_at(pictures, torch.tensor(list(maps), dtype=torch.float64), size, GREY)
         # In grid_sample's units the picture runs from -1 to 1, edge to edge, and so does the window.
         to_window = torch.tensor([size[1] / 2, size[0] / 2, 1.0])
         to_picture = torch.tensor([2 / width, 2 / height])
