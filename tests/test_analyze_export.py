@@ -43,7 +43,7 @@ def read(file):
 def test_tables_hold_every_number_once(store, tmp_path, form):
     found = stats(store, by=("noise", "channel"))
     files = export_results(found, tmp_path / "out", format=form)
-    assert [f.name for f in files] == [f"a.maps.{form}", f"b%2Ftokens.{form}"]
+    assert [f.name for f in files] == [f"a.maps.{form}", f"b-tokens.{form}"]
     for file, dataset in zip(files, found.values(), strict=True):
         table = read(file)
         assert list(table.columns[:2]) == ["noise", "channel"]
@@ -95,7 +95,7 @@ def test_maps_are_one_file_for_each_layer_and_level(store, tmp_path, monkeypatch
 def test_activations_come_out_as_they_are(store, tmp_path, monkeypatch, form):
     monkeypatch.setattr("fmx.analyze.export.PART_BYTES", 1000)
     files = export_activations(store, tmp_path, format=form, layers="all", noise=0.5)
-    assert [f.name for f in files] == [f"a.maps_noise0.5.{form}", f"b%2Ftokens_noise0.5.{form}"]
+    assert [f.name for f in files] == [f"a.maps_noise0.5.{form}", f"b-tokens_noise0.5.{form}"]
     for file, name in zip(files, ("a.maps", "b/tokens"), strict=True):
         wanted = store.activation(name).values[:, 1:]
         if form == "npy":
