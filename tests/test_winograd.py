@@ -228,6 +228,24 @@ def test_what_is_unpooled_is_not_written(
     assert any(floor == 0 for floor, _, _ in given.values()) == (rule is deconvnet)
 
 
+def test_kernels_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not all transformed kernels find room those of the largest maps do, and the rest goes as ever."""
+    monkeypatch.setattr(adjoint, "_WORTH", 1)
+    value, inputs, _ = gone("vgg11", deconvnet)
+    signals = value.detach().expand(2, -1, -1, -1)
+    stops = stops_between(value, inputs)
+    assert stops is not None
+    everything = sorted(quick._largest(stops))
+    assert len(everything) == 5
+    # 64 × 3, 64 × 128 and 128 × 256 kernels of 36 numbers.
+    monkeypatch.setattr(quick, "_KEPT", 4 * 36 * (64 * 3 + 64 * 128 + 128 * 256))
+    assert sorted(quick._largest(stops)) == everything[2:]
+    way = adjoint.way_back(value, inputs, len(signals))
+    assert way is not None
+    (expected,) = torch.autograd.grad(value, inputs, signals[:1], retain_graph=True)
+    torch.testing.assert_close(way(signals)[1:], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 def test_few_signals_and_many_threads_are_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_stops: Any) -> Any:
         raise AssertionError

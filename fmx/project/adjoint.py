@@ -64,7 +64,7 @@ class WayBack:
     most : int
         Bytes that no tensor exceeds, as far as splitting signals helps.
     many : bool
-        So many signals come that compiled code is worth its while.
+        So many signals come that compiled code is worth its while. The graph has to be kept until the first of them.
     """
 
     def __init__(self, stops: list[Stop], shape: tuple[int, ...], most: int, *, many: bool = False) -> None:

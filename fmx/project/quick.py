@@ -23,6 +23,8 @@ __all__ = ["quickened", "work"]
 # Channels, and pixels along a side, from which on it takes less time than what torch does.
 _CHANNELS = 32
 _PIXELS = 7
+# Bytes of transformed kernels, four times those of the model: where these are too many large maps come first.
+_KEPT = 2**29
 # The compiled code picks so many channels at once by their switches.
 _TOGETHER = 16
 
@@ -36,7 +38,7 @@ def quickened(stops: Sequence[Stop]) -> list[Stop]:
     """Put compiled convolutions in the place of those that they suit; the stops are for whole maps then."""
     made = list(stops)
     before = _before(stops)
-    suited = [i for i, stop in enumerate(stops) if _suits(stop)]
+    suited = _largest(stops)
     pools = {i: None if stops[i].first else _pool_before(stops, before, i) for i in suited}
     for i, pool in pools.items():
         codes = None
@@ -50,6 +52,17 @@ def quickened(stops: Sequence[Stop]) -> list[Stop]:
             made[at] = replace(made[at], step=_handed_on)
         made[i] = replace(made[i], step=_compiled(stops[i], 0.0 if rectified else -np.inf, codes))
     return made
+
+
+def _largest(stops: Sequence[Stop]) -> list[int]:
+    """List the convolutions that can be quicker, the largest maps first, until their kernels take too much memory."""
+    found, room = [], _KEPT
+    for i in sorted((i for i, stop in enumerate(stops) if _suits(stop)), key=lambda i: -prod(stops[i].shape[2:])):
+        nbytes = 4 * 36 * prod(stops[i].node._saved_weight.shape[:2])
+        if nbytes <= room:
+            found.append(i)
+            room -= nbytes
+    return found
 
 
 def _compiled(stop: Stop, floor: float, codes: NDArray[np.uint8] | None) -> Step:

@@ -23,12 +23,21 @@ __all__ = ["FAR", "LANES", "NEAR", "PANEL", "ROWS", "SPOTS", "convolve"]
 
 # It has no types.
 cgutils: Any = _cgutils
+
+
+def _has(feature: str) -> bool:
+    """Tell what the processor can do; not every system says."""
+    try:
+        return bool(llvm.get_host_cpu_features().get(feature))
+    except RuntimeError:
+        return False
+
+
 # Besides 0 and ∞ the points are ±NEAR and ±FAR: of those that were tried they lose the fewest digits.
 NEAR, FAR = 0.5**0.5, 2.0**0.5
 SPOTS = 36
 # Floats of a vector; tiles and channels whose sums fill the registers together.
-_WIDE = bool(llvm.get_host_cpu_features().get("avx512f"))
-LANES, ROWS = (16, 14) if _WIDE else (8, 6)
+LANES, ROWS = (16, 14) if _has("avx512f") else (8, 6)
 PANEL = 2 * LANES
 _UNROLLED = 4
 # A product and the sum that takes it may be one instruction.
