@@ -211,6 +211,13 @@ def test_strongest_channels_come_first(store: Store) -> None:
     assert layer.strongest(5) == np.argsort(-scores).tolist()
 
 
+def test_of_channels_that_are_clipped_those_with_larger_means_come_first(tmp_path: Path) -> None:
+    values = np.minimum(maps(), 1)
+    values[:, :, :, :, 0, 0] = 6
+    values[:, :, :, 3] += np.where(values[:, :, :, 3] < 6, 1, 0)
+    assert gather(write_store(tmp_path / "a.zarr", {"conv": values})).layers[0].strongest(1) == [3]
+
+
 def test_classes_are_judged_on_samples_held_out(store: Store) -> None:
     classes = gather(store).layers[0].classes
     assert classes is not None and "precision_held_out" in classes
@@ -263,6 +270,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "some NaN": (lambda: {"values": {"conv": np.where(maps() > 1, np.nan, maps())}}, "NaN or infinite"),
     "constant": (lambda: {"values": {"conv": np.zeros_like(maps())}}, "dead"),
     "tokens": (lambda: {"values": {"blocks": RNG.normal(size=(8, 1, 1, 5, 7))}}, "mean over 5 token"),
+    "one layer of NaN": (
+        lambda: {"values": {"a": maps(), "b": np.full_like(maps(), np.nan), "c": maps()}},
+        "layers with NaN or infinite values are hatched",
+    ),
     "no channels": (
         lambda: {"values": {"a": RNG.normal(size=(8, 1, 1, 6))}, "dims": {"a": ("feature",)}},
         "no axis channel",

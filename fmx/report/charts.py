@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmx.render.palette import colours
 
-__all__ = ["bars", "histogram", "line_chart", "matrix", "number", "spark_line"]
+__all__ = ["bars", "histogram", "line_chart", "matrix", "number", "shortened", "spark_line"]
 
 Values = NDArray[Any]
 # Cells of a matrix that is larger are too small for their values.
@@ -68,7 +68,7 @@ def bars(counts: Values, edges: Values, width: int = 96, height: int = 24) -> Ma
     )
 
 
-def histogram(counts: Values, edges: Values, width: int = 360, height: int = 150) -> Markup:
+def histogram(counts: Values, edges: Values, width: int = 280, height: int = 150) -> Markup:
     """Draw a histogram with its ends, and 0 where it lies inside."""
     counts, edges = _used(counts, edges)
     if not len(counts):
@@ -112,7 +112,7 @@ def spark_line(x: Values, y: Values, width: int = 72, height: int = 24) -> Marku
     )
 
 
-def line_chart(x: Values, series: dict[str, Values], axis: str, width: int = 360, height: int = 170) -> Markup:
+def line_chart(x: Values, series: dict[str, Values], axis: str, width: int = 280, height: int = 170) -> Markup:
     """Draw curves from 0 to 1 over noise levels, each named in the legend."""
     told = "; ".join(f"{name}: {', '.join(f'{v:.2f}' for v in y)}" for name, y in series.items())
     left, right, top, bottom = 30.0, width - 10.0, 24.0, height - 34.0
@@ -169,7 +169,7 @@ def matrix(
     high = side if square else max(side * 0.62, 16.0)
     # Names are left out where they would overlap.
     steps = math.ceil(13 / high), math.ceil(13 / side)
-    names = [[_short(n) for n in some] for some in (rows, columns)]
+    names = [[shortened(n) for n in some] for some in (rows, columns)]
     left = 10 + 6.3 * max(map(len, names[0]), default=1)
     below = 12 + 6.3 * max(map(len, names[1]), default=1) * 0.72
     width, height = left + side * len(columns) + below * 0.3 + 8, high * len(rows) + below + 8
@@ -201,5 +201,6 @@ def matrix(
     return Markup("".join(parts) + "</svg>")
 
 
-def _short(name: str, most: int = 22) -> str:
+def shortened(name: str, most: int = 22) -> str:
+    """Leave out the middle of a name that is long."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"

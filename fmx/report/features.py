@@ -17,6 +17,7 @@ from fmx.render.overlay import rgb_of
 from fmx.render.selection import has_maps
 from fmx.render.sheet import signed_rgb
 from fmx.report.album import Album, Picture
+from fmx.report.charts import number
 from fmx.report.findings import LayerFindings
 from fmx.report.pictures import small
 from fmx.store import Store, open_analysis, saved_analyses
@@ -160,5 +161,5 @@ def _take(results: xr.Dataset, found: Mapping[int, Feature], album: Album, how: 
     for channel in found:
         one = results.sel(channel=channel)
         status = str(one["status"].item())
-        found[channel].told = f"{float(one['activation']):.3g} ({how})" if status == "ok" else status
+        found[channel].told = f"{number(float(one['activation']))} ({how})" if status == "ok" else status
         found[channel].maximized = album.photo(small(rgb_of(np.asarray(one["picture"].values)), SIDE))

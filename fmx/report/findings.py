@@ -37,14 +37,18 @@ class LayerFindings(Overview):
     info: LayerInfo = field(kw_only=True)
 
     def strongest(self, count: int) -> list[int]:
-        """Number the channels whose top samples excite them most: by the mean of their listed values."""
+        """Number the channels whose top samples excite them most: by the mean of their listed values.
+
+        Of equal ones, as where values are clipped, those with the larger mean over all samples come first.
+        """
         if self.top is None:
             return []
         with np.errstate(invalid="ignore"):
             values = self.top["value"].values
             known = np.isfinite(values)
             score = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-        order = np.argsort(-np.where(known.any(axis=1), score, -np.inf), kind="stable")
+        means = np.zeros(len(score)) if self.channels is None else np.nan_to_num(self.channels["mean"].values)
+        order = np.lexsort((-means, -np.where(known.any(axis=1), score, -np.inf)))
         alive = [int(i) for i in order if known[i].any() and np.nanmax(np.abs(values[i])) > 0]
         return [int(self.top["channel"].values[i]) for i in alive[:count]]
 
@@ -169,16 +173,15 @@ def compare_layers(found: Findings, saved: SavedFindings, allow_partial: bool) -
     if kept is not None:
         found.reused["similarity"], found.similarity = kept
         return
+    how: Any = {"noise": found.noise, "samples": samples_compared(found.store, names), "allow_partial": allow_partial}
     try:
-        found.similarity = similarity(
-            found.store,
-            layers=names,
-            noise=found.noise,
-            samples=samples_compared(found.store, names),
-            allow_partial=allow_partial,
-        )
+        found.similarity = similarity(found.store, layers=names, **how)
     except FmxError as error:
-        found.missing["similarity"] = str(error)
+        if not any(one.whole["nan"] + one.whole["inf"] for one in found.layers):
+            found.missing["similarity"] = str(error)
+            return
+        # Samples that are not finite in one layer would be left out of all.
+        found.similarity = similarity(found.store, layers=names, nan="keep", **how)
 
 
 def samples_compared(store: Store, names: Iterable[str]) -> int:

@@ -71,6 +71,13 @@ class LayerPart:
         return self.name.replace(".", "").isdigit()
 
     @property
+    def state(self) -> str:
+        """How the layer is: ``bad``, ``some`` for what is unusual, ``good``, or ``none`` where it was not judged."""
+        if self.problem:
+            return "bad"
+        return "some" if self.flags else "good" if self.health else "none"
+
+    @property
     def flagged(self) -> bool:
         """Whether anything is unusual."""
         return bool(self.flags)

@@ -36,6 +36,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 MOST_SHOWN, FEWEST_OF_LAYER, MOST_OF_LAYER = 160, 3, 12
 MOST_WITH_FEATURES = 8
 MOST_CLASSES = 40
+MOST_OF_TITLE = 80
 _PARTS = {"top": "top samples", "robustness": "noise"}
 
 
@@ -196,7 +197,7 @@ def render_page(page: Page, *, embedded: bool) -> str:
 def _title(store: Store) -> str:
     """Name the model: the end of a path says enough."""
     name = str(store.attributes.get("model", "")) or PurePath(str(store.path)).stem
-    return PurePath(name).name if "/" in name else name
+    return charts.shortened(PurePath(name).name if "/" in name else name, MOST_OF_TITLE)
 
 
 def _tiles(found: Findings, parts: list[LayerPart]) -> list[tuple[str, str]]:
@@ -232,6 +233,8 @@ def _matrices(found: Findings, page: Page) -> None:
         about = found.similarity.attrs
         page.similarity = charts.matrix(names, names, np.where(unsaid, np.nan, values), links=links)
         page.similarity_told = f"{about['estimator']}, {about['samples']} samples, {about['space']} features"
+        if about["not_finite"] == "keep":
+            page.similarity_told += "; layers with NaN or infinite values are hatched"
     ranked = [
         (part, one.classes) for part, one in zip(page.layers, found.layers, strict=True) if one.classes is not None
     ]
