@@ -175,6 +175,7 @@ MISTAKES = [
     ("rank UNLABELLED --held-out 0.5", "have no labels"),
     ("top-samples STORE --top 0", "At least one sample"),
     ("top-samples STORE --channels one", "--channels takes numbers"),
+    ("top-samples STORE --channels 0,99", "has a channel 99: there are channels up to 5"),
     ("class-sums UNLABELLED", "have no labels"),
     ("robustness UNLABELLED", "no noise level beside 0"),
     ("temporal UNLABELLED", "one timestep"),
@@ -312,3 +313,7 @@ def test_classes_without_channels_of_their_own_are_named(cli, tmp_path):
     assert lines[:2] == [["fc", "a", "0"], ["fc", "b", "0"]]
     assert lines[2] == ["fc", "c", "1", "7", "0", "2", "of", "2"]
     assert "no channels" not in cli("class-sums", store, "--n-each-class", "1", "--shared").err
+    alone = write_store(tmp_path / "t", {"fc": values[:, :, :, :1]}, labels=labels).path
+    nothing = cli("rank", alone, "--per", "class", "--unique", "--top", "1")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "there is nothing to list" in nothing.err

@@ -93,7 +93,7 @@ def aggregate(
 
 def _label(asked: Sequence[str], array: xr.DataArray) -> str:
     """Find the label whose samples are put together; none is an empty one."""
-    labels = {"label", *sample_labels(array)}
+    labels = sample_labels(array)
     found = [label for name in asked if (label := _LABELS.get(name, name)) in labels]
     if len(found) > 1:
         raise FmxError(f"Samples are put together by one label at a time, not by {' and '.join(found)}.")
@@ -102,7 +102,7 @@ def _label(asked: Sequence[str], array: xr.DataArray) -> str:
 
 def _axes(asked: Sequence[str], array: xr.DataArray, layer: str) -> list[str]:
     gone: list[str] = []
-    labels = ["label", *sample_labels(array)]
+    labels = sample_labels(array)
     known = [*map(str, array.dims), *_ALIASES, *_LABELS, *labels]
     for name in asked:
         own = [dim for dim in _ALIASES.get(name, (name,)) if dim in array.dims]

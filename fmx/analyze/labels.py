@@ -46,8 +46,9 @@ class Groups:
 
 
 def sample_labels(data: xr.Dataset | xr.DataArray) -> list[str]:
-    """List the labels that samples have: ``label``, and further ones such as ``epoch`` and ``step``."""
-    return [str(name) for name, c in data.coords.items() if c.dims == ("sample",) and name not in _OTHERS]
+    """List the labels that samples may have: ``label``, and further ones such as ``epoch`` and ``step``."""
+    own = [str(name) for name, c in data.coords.items() if c.dims == ("sample",) and name not in _OTHERS]
+    return list(dict.fromkeys(["label", *own]))
 
 
 def check_dims(by: str | Sequence[str], data: xr.DataArray, layer: str) -> list[str]:
@@ -63,8 +64,8 @@ def check_dims(by: str | Sequence[str], data: xr.DataArray, layer: str) -> list[
         The layer has no such dim, or samples are to be kept apart and put together at once.
     """
     wanted = [by] if isinstance(by, str) else list(by)
-    labels = {"label", *sample_labels(data)}
-    known = [str(dim) for dim in data.dims] + sorted(labels)
+    labels = set(sample_labels(data))
+    known = [*map(str, data.dims), *sorted(labels)]
     for dim in wanted:
         if dim not in known:
             raise FmxError(f"{layer} has no axis {dim}: {near_matches(dim, known, most=12)}")

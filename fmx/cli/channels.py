@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from fmx.cli import options as opt
 from fmx.cli import reading as common
+from fmx.errors import FmxError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -106,7 +108,7 @@ def top_samples(
     store: opt.StorePath,
     layers: opt.Layers = "all",
     k: Annotated[int, typer.Option("--top", "-k", help="Samples listed for each channel.")] = 9,
-    channels: Annotated[str, typer.Option(help="Channels that are shown, such as 0,3,17 (default: all).")] = "",
+    channels: Annotated[str, typer.Option(help="Channels that are shown, such as 0,3,8-15 (default: all).")] = "",
     per_class: Annotated[bool, typer.Option("--per-class", help="For the samples of each class apart.")] = False,
     weakest: Annotated[bool, typer.Option("--weakest", help="The samples that excite it least.")] = False,
     model: Annotated[
@@ -137,7 +139,8 @@ def top_samples(
         )
     settings = {"analysis": "top-samples", "k": k, "per_class": per_class, "weakest": weakest}
     results.keep(opened, found, settings)
-    wanted = opt.numbers("--channels", channels or None)
+    wanted = opt.channels("--channels", channels or None)
+    _check_channels(wanted or (), found)
     rows = [row for row in to_rows(found) if row["sample_number"] >= 0]
     rows = [row for row in rows if wanted is None or row["channel"] in wanted]
     rows = [{_KEYS.get(key, key): value for key, value in row.items()} for row in rows]
@@ -152,12 +155,19 @@ def top_samples(
     results.show(rows, shown | common.lost_column(rows), about=about)
 
 
+def _check_channels(wanted: Iterable[int], found: Mapping[str, xr.Dataset]) -> None:
+    """Refuse channels that no layer has."""
+    for channel in wanted:
+        if not any(channel in dataset["channel"].values for dataset in found.values()):
+            most = max(int(dataset["channel"].values[-1]) for dataset in found.values())
+            raise FmxError(f"No layer that is read has a channel {channel}: there are channels up to {most}.")
+
+
 def measured(store: Store, layers: str, model: str, weights: str | None) -> dict[str, ReceptiveField]:
     """Measure the receptive fields of the chosen layers that have maps."""
     from fmx.adapter import load
     from fmx.analyze import receptive_field
     from fmx.cli.output import note
-    from fmx.errors import FmxError
 
     about = store.attributes
     shape = tuple(int(n) for n in about["input_shape"])

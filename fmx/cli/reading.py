@@ -197,7 +197,10 @@ def show(
     if json:
         print_json(rows)
         return
-    print_table(rows[:most], columns)
+    if rows:
+        print_table(rows[:most], columns)
+    else:
+        note("there is nothing to list")
     if most is not None and len(rows) > most:
         note(f"these are {most} of {len(rows)} rows: {more}")
     for text in about:
