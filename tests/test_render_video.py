@@ -85,6 +85,11 @@ class TestFormats:
             least = np.abs(np.asarray(best).astype(int) - frame).mean()
             assert np.abs(got.astype(int) - frame).mean() <= 1.5 * least + 1
         assert np.abs(palettes[2][20:30, 20:30].astype(int) - (255, 0, 200)).max() <= 16
+        # What is there most often is as it was: paper stays white.
+        paper = np.full((90, 240, 3), 255, np.uint8)
+        paper[:, :120], paper[5:9, 130:200] = photo, (252, 253, 254)
+        (_, got), *_ = decode(write_video(tmp_path / "b.gif", [paper]))
+        assert (got[20:, 130:] == 255).all()
         # The very same colours, moved: none of them flickers.
         assert (np.roll(palettes[0], 5, axis=1) == palettes[1]).all()
 

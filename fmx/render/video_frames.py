@@ -21,6 +21,8 @@ OPAQUE = 255
 _EVERY, _WORST = 3, 0.998
 # A palette is given up where its error is so many times that on the frame it was made for, and so many levels more.
 _WORSE, _LITTLE = 1.5, 8.0
+# Colours that are kept as they are, such as the white of the paper.
+_FREQUENT = 8
 
 
 def gray_bits(picture: Frame) -> int:
@@ -112,10 +114,29 @@ class SharedPalette:
             found = picture.quantize(palette=self._colours, dither=Image.Dither.NONE)
             if _error(pixels, found) <= max(_WORSE * self._error, self._error + _LITTLE):
                 return found
-        self._colours = picture.quantize(256, dither=Image.Dither.NONE)
+        self._colours = _chosen_colours(pixels)
         found = picture.quantize(palette=self._colours, dither=Image.Dither.NONE)
         self._error = _error(pixels, found)
         return found
+
+
+def _chosen_colours(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Choose 256 colours for a picture: the most frequent as they are, and those that come near to all others.
+
+    A colour counts with the root of how often it is there, so that bars of colours and small hot regions get theirs.
+    """
+    packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2, dtype=np.uint32)
+    found, counts = np.unique(packed, return_counts=True)
+    colours = np.stack([found >> 16, (found >> 8) & 255, found & 255], axis=1).astype(np.uint8)
+    often = colours[np.argsort(-counts, kind="stable")[:_FREQUENT]]
+    # Pillow takes colours of the same upper six bits for one.
+    often = often[np.sort(np.unique(often // 4, axis=0, return_index=True)[1])]
+    weighted = np.repeat(colours, np.ceil(np.sqrt(counts)).astype(np.int64), axis=0)
+    near = np.array(Image.fromarray(weighted[None]).quantize(256 - len(often)).getpalette(), np.uint8).reshape(-1, 3)
+    other = ~(near[:, None] // 4 == often // 4).all(axis=2).any(axis=1)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([often, near[other]]).ravel().tolist()[: 3 * 256])
+    return palette
 
 
 def _error(pixels: NDArray[np.uint8], found: Image.Image) -> float:
