@@ -106,6 +106,25 @@ def test_pairs_in_any_blocks(data, seed):
             same(found[name][channel, level], wanted, err_msg=name)
 
 
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pairs_of_more_values_and_labels_than_a_buffer_holds(side_by_side, dtype):
+    rng = np.random.default_rng(3)
+    values = rng.normal(1, 2, size=(2, 3, 1, 40, 1500)).astype(dtype)
+    values[:, :, :, 3] = 0.1  # has a mean that rounding would miss
+    values[1, 2, :, 5, ::7] = np.nan
+    values[0, 0, :, 6, 1400:] = -np.inf
+    values[:, 1, :, 7] = np.inf
+    block = values.swapaxes(3, 4) if side_by_side else values
+    keep = 4 if side_by_side else 3
+    reducer = NoisePairs(3)
+    found = reducer.finalize(reducer.update(reducer.identity((40,)), block, [i for i in range(5) if i != keep]))
+    for level, channel in itertools.product(range(3), (*range(8), 39)):
+        for name, wanted in slow_pairs(values[:, 0, :, channel], values[:, level, :, channel]).items():
+            same(found[name][channel, level], wanted, err_msg=f"{name} {channel}")
+    assert np.isnan(found["correlation"][3]).all()
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.data(), st.integers(0, 9))
 def test_series_in_any_blocks(data, seed):
