@@ -19,7 +19,7 @@ __all__ = ["Maximized", "maximize_batch"]
 
 # Pixels that go through the network at once; what is left over goes in another pass, with the same result. On a CPU
 # few pictures at once are fastest, whose values stay in the cache.
-PASS_PIXELS = {"cpu": 8 * 128 * 128}
+PASS_PIXELS = {"cpu": 4 * 128 * 128}
 _MANY_PIXELS = 64 * 160 * 160
 # A picture that does not move starts from stronger noise each time.
 _STRONGER = 4.0

@@ -104,7 +104,7 @@ class Fourier:
 
     def picture(self, numbers: Tensor) -> Tensor:
         """Give the pixels."""
-        spectrum = torch.view_as_complex(numbers.contiguous()) * self.scale.to(numbers.device)
+        spectrum = torch.view_as_complex(numbers * self.scale[..., None].to(numbers.device))
         waves = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
         return torch.sigmoid(mixed(waves, self.axes))
 
