@@ -272,7 +272,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "tokens": (lambda: {"values": {"blocks": RNG.normal(size=(8, 1, 1, 5, 7))}}, "mean over 5 token"),
     "one layer of NaN": (
         lambda: {"values": {"a": maps(), "b": np.full_like(maps(), np.nan), "c": maps()}},
-        "layers with NaN or infinite values are hatched",
+        "hatched: a layer that does not vary",
     ),
     "no channels": (
         lambda: {"values": {"a": RNG.normal(size=(8, 1, 1, 6))}, "dims": {"a": ("feature",)}},

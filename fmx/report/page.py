@@ -233,8 +233,8 @@ def _matrices(found: Findings, page: Page) -> None:
         about = found.similarity.attrs
         page.similarity = charts.matrix(names, names, np.where(unsaid, np.nan, values), links=links)
         page.similarity_told = f"{about['estimator']}, {about['samples']} samples, {about['space']} features"
-        if about["not_finite"] == "keep":
-            page.similarity_told += "; layers with NaN or infinite values are hatched"
+        if np.isnan(values).any() or unsaid.any():
+            page.similarity_told += "; hatched: a layer that does not vary, or has values that are NaN or infinite"
     ranked = [
         (part, one.classes) for part, one in zip(page.layers, found.layers, strict=True) if one.classes is not None
     ]
