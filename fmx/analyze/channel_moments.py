@@ -85,7 +85,7 @@ def blocks(
     array = table.open()
     for rows in table.runs(RUN_BYTES // table.shape[2]) if runs is None else runs:
         steps = [table.read_channels(array, step, rows) for step in range(table.shape[2])]
-        values, nan, inf = zip(*steps, strict=True)
+        values, nan, inf, _ = zip(*steps, strict=True)
         yield list(values), np.sum(nan, axis=0), np.sum(inf, axis=0)
 
 

@@ -38,6 +38,7 @@ _ABOUT = {
     "match_correlation": "Pearson's correlation with the channel of the other store that is the match",
     "best_correlation": "largest correlation with any channel of the other store",
     "constant": "the channel is the same everywhere in the first store, and its correlations are given as 0",
+    "spoiled": "the channel has values that are not finite in either store, or its match has",
     "constant_channels": "channels that are the same everywhere in the first store",
     "difference_map": "mean absolute difference at each position",
     "nan": "values that are not a number in the first store",
@@ -82,8 +83,8 @@ def compare(
     maps : bool
         Keep the difference at every position.
     nan : str
-        ``skip`` leaves out samples with values that are not finite; ``keep`` makes what is said of a layer at a noise
-        level NaN that has any, but for matches.
+        Samples with values that are not finite are left out, for all channels of a layer; ``keep`` also makes what is
+        said of a channel NaN that has such values in either store, and what is said of its layer as a whole.
     allow_partial : bool
         Compare what is complete in both stores.
 
@@ -92,11 +93,11 @@ def compare(
     dict of str to xarray.Dataset
         By layer of the first store. By (noise, channel): mean, other_mean, mean_abs, rmse, max_abs, relative_l2,
         correlation, cosine, where both layers have the same shape; and constant, match, match_correlation,
-        best_correlation. By (noise), for the layer as a whole: the same differences with ``layer_`` before them,
-        ``layer_match_correlation`` (mean over the pairs of channels that vary), constant_channels, points, left_out,
-        nan, inf, other_nan, other_inf. ``difference_map`` (noise, channel, …native) if asked for. Attributes name the
-        other layer. Layers whose positions differ in number are matched by the means of their channels, which attribute
-        ``matched_by`` says.
+        best_correlation, spoiled. By (noise), for the layer as a whole: the same differences with ``layer_`` before
+        them, ``layer_match_correlation`` (mean over the pairs of channels that vary), constant_channels, points,
+        left_out, nan, inf, other_nan, other_inf. ``difference_map`` (noise, channel, …native) if asked for. Attributes
+        name the other layer. Layers whose positions differ in number are matched by the means of their channels, which
+        attribute ``matched_by`` says.
 
     Raises
     ------
@@ -118,9 +119,17 @@ def compare(
     results, at = {}, 0
     for name, some in tasks.items():
         whole = _dataset(store, other, some, found[at : at + len(some)], names[name])
-        results[name] = without_spoiled(whole, nan, ("nan", "inf", "other_nan", "other_inf"))
+        results[name] = _kept(whole, nan)
         at += len(some)
     return results
+
+
+def _kept(whole: xr.Dataset, nan: str) -> xr.Dataset:
+    """Make results NaN that have values among theirs that are not finite, if such values are kept."""
+    channels = [str(name) for name, variable in whole.data_vars.items() if "channel" in variable.dims]
+    rest = [str(name) for name in whole.data_vars if name not in channels]
+    found = without_spoiled(whole, nan, ("spoiled",), but=rest)
+    return without_spoiled(found, nan, ("nan", "inf", "other_nan", "other_inf"), but=channels)
 
 
 def _pairs(
@@ -221,7 +230,16 @@ def _channel_results(pair: Paired, theirs: NDArray[Any]) -> dict[str, NDArray[An
         "match": match,
         "match_correlation": own,
         "best_correlation": related.max(axis=1),
+        "spoiled": _spoiled(pair, rows, columns),
     }
+
+
+def _spoiled(pair: Paired, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which channels have values that are not finite, or are compared or matched with one that has."""
+    own, theirs = pair.bad
+    found = own | theirs if pair.differences is not None else own.copy()
+    found[rows] |= theirs[columns]
+    return found
 
 
 def _layer_results(pair: Paired) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class Paired:
         Values that were not finite.
     left_out : int
         Samples that were left out because of them.
+    bad : tuple of array (channel,) of bool
+        Channels of each layer that had such values.
     """
 
     moments: CrossMoments
@@ -96,6 +98,7 @@ class Paired:
     nan: NDArray[np.int64]
     inf: NDArray[np.int64]
     left_out: int
+    bad: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
     def __add__(self, other: Paired) -> Paired:
         both = self.differences is not None and other.differences is not None
@@ -105,6 +108,7 @@ class Paired:
             self.nan + other.nan,
             self.inf + other.inf,
             self.left_out + other.left_out,
+            (self.bad[0] | other.bad[0], self.bad[1] | other.bad[1]),
         )
 
 
@@ -135,11 +139,13 @@ class PairTask:
     def _read(self, arrays: tuple[Any, Any], rows: Rows) -> Paired:
         nan, inf = np.zeros(2, np.int64), np.zeros(2, np.int64)
         spoiled = np.zeros(len(rows), bool)
+        bad = np.zeros(self.table.channels, bool), np.zeros(self.other.channels, bool)
         steps = []
         for step in range(self.table.shape[2]):
             values = []
             for i, (table, array) in enumerate(zip((self.table, self.other), arrays, strict=True)):
-                block, nans, infs = table.read_channels(array, step, rows)
+                block, nans, infs, channels = table.read_channels(array, step, rows)
+                bad[i][channels] = True
                 nan[i] += nans.sum()
                 inf[i] += infs.sum()
                 spoiled |= (nans + infs) > 0
@@ -150,7 +156,7 @@ class PairTask:
         for more, gaps in found[1:]:
             moments = moments + more
             differences = differences + gaps if differences is not None and gaps is not None else None
-        return Paired(moments, differences, nan, inf, int(spoiled.sum()))
+        return Paired(moments, differences, nan, inf, int(spoiled.sum()), bad)
 
     def _sum_up(self, a: NDArray[Any], b: NDArray[Any]) -> tuple[CrossMoments, Differences | None]:
         a, b = a.astype(np.float64), b.astype(np.float64)

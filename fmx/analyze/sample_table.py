@@ -176,7 +176,7 @@ class SampleTable:
 
     def read_channels(
         self, array: Any, step: int, rows: Rows
-    ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Read all channels of these samples at one timestep.
 
         Returns
@@ -185,16 +185,19 @@ class SampleTable:
             With 0 in place of values that are not finite.
         array (sample,) of int64, twice
             How many values of each sample were not a number, and how many were infinite.
+        array (channel,) of bool
+            Channels that had such values.
         """
         nan, inf = (np.zeros(len(rows), np.int64) for _ in range(2))
-        parts = []
+        parts, bad = [], []
         for column in self.columns():
             if column.step == step:
                 block = self.read(array, column, rows)
                 nan += block.nan
                 inf += block.inf
                 parts.append(self.by_channel(block.values, column))
-        return np.concatenate(parts, axis=1), nan, inf
+                bad.append(self.by_channel(block.bad[None], column).any(axis=(0, 2)))
+        return np.concatenate(parts, axis=1), nan, inf, np.concatenate(bad)
 
     def runs(self, size: int) -> list[Rows]:
         """Cut the rows into runs of whole chunks that take about so many bytes with all channels at one timestep."""
