@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-    from fmx.cli.plot_jobs import Drawn, Wanted
+    from fmx.cli.plot_jobs import Drawn
+    from fmx.cli.plot_wanted import Wanted
 
 __all__ = ["from_saved"]
 

@@ -67,8 +67,9 @@ def plots(
     Captions tell the number of samples and what was measured.
     """
     from fmx.cli.output import note, say
-    from fmx.cli.plot_jobs import Wanted, computed
+    from fmx.cli.plot_jobs import computed
     from fmx.cli.plot_saved import from_saved
+    from fmx.cli.plot_wanted import Wanted
     from fmx.render.plots.page import check_width
     from fmx.render.plots.save import check_format, save_figure
 

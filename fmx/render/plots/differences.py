@@ -45,8 +45,7 @@ def model_differences(
     FmxError
         There is no layer, or the results lack something.
     """
-    need_layers(compared, ("layer_match_correlation",), _WHAT, _COMMAND)
-    some = next(iter(compared.values()))
+    some = need_layers(compared, ("layer_match_correlation",), _WHAT, _COMMAND)
     _, levels = groups(some, "layer_match_correlation")
     page = Page("Differences", **given)
     about = some.attrs

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from fmx.render.plots.page import Page, PageLook, decades, layer_rows
-from fmx.render.plots.parts import need_dims, need_layers, noise_note
+from fmx.render.plots.parts import need_layers, noise_note
 from fmx.render.plots.style import GREY, OKABE_ITO, PlotFigure, in_style
 from fmx.render.plots.text import definitions
 
@@ -42,10 +42,7 @@ def health_summary(
     FmxError
         There is no layer, or the results lack something or are per channel.
     """
-    for dataset in health.values():
-        need_dims(dataset, "dead", [], _WHAT, _COMMAND)
-    need_layers(health, _NEEDED, _WHAT, _COMMAND)
-    some = next(iter(health.values()))
+    some = need_layers(health, _NEEDED, _WHAT, _COMMAND, ("dead", []))
     page = Page("Health of layers", **given)
     page.note(noise_note(some))
     table, size, zeros = layer_rows(page, health, [1.9, 1, 1] if page.width >= 120 else [1.5, 1.3, 1.3])

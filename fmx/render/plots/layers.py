@@ -10,7 +10,7 @@ import xarray as xr
 
 from fmx.render.plots.boxes import ABOUT_BOXES, box_values, draw_boxes
 from fmx.render.plots.page import Page, PageLook, decades, layer_rows, two_sided
-from fmx.render.plots.parts import lost, need_dims, need_layers, noise_note
+from fmx.render.plots.parts import lost, need_layers, noise_note
 from fmx.render.plots.style import OKABE_ITO, PlotFigure, in_style
 from fmx.render.plots.text import definitions
 
@@ -41,10 +41,7 @@ def layer_comparison(
     FmxError
         There is no layer, or the results lack something or keep labels apart.
     """
-    for dataset in stats.values():
-        need_dims(dataset, "mean", [], _WHAT, _COMMAND)
-    need_layers(stats, _NEEDED, _WHAT, _COMMAND)
-    some = next(iter(stats.values()))
+    some = need_layers(stats, _NEEDED, _WHAT, _COMMAND, ("mean", []))
     page = Page("Comparison of layers", **given)
     page.note(noise_note(some), lost(stats.values()), ABOUT_BOXES)
     box, spread, zeros = layer_rows(page, stats, [2.2, 1, 1.2])

@@ -28,12 +28,21 @@ def need(dataset: xr.Dataset, names: Iterable[str], plot: str, command: str) -> 
         )
 
 
-def need_layers(results: Mapping[str, xr.Dataset], names: Iterable[str], plot: str, command: str) -> None:
-    """Make sure of the same for the results of several layers, and that there is a layer."""
+def need_layers(
+    results: Mapping[str, xr.Dataset],
+    names: Iterable[str],
+    plot: str,
+    command: str,
+    by: tuple[str, Iterable[str]] | None = None,
+) -> xr.Dataset:
+    """Make sure of the same for the results of several layers, and give the first; `by`: see `need_dims`."""
     if not results:
         raise FmxError(f"There is no layer for a plot of {plot}: choose layers that the results have.")
     for dataset in results.values():
+        if by is not None:
+            need_dims(dataset, *by, plot, command)
         need(dataset, names, plot, command)
+    return next(iter(results.values()))
 
 
 def need_dims(dataset: xr.Dataset, name: str, dims: Iterable[str], plot: str, command: str) -> None:

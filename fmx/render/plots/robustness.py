@@ -10,7 +10,7 @@ import xarray as xr
 
 from fmx.render.plots.lines import draw_lines, name_lines
 from fmx.render.plots.page import Page, PageLook
-from fmx.render.plots.parts import lost, need_dims, need_layers
+from fmx.render.plots.parts import lost, need_layers
 from fmx.render.plots.style import GREY, PlotFigure, in_style, looks
 from fmx.render.plots.text import definitions
 
@@ -39,10 +39,7 @@ def noise_robustness(
     FmxError
         There is no layer, or the results lack something or are per channel.
     """
-    for dataset in robustness.values():
-        need_dims(dataset, "sqnr", ["noise"], _WHAT, _COMMAND)
-    need_layers(robustness, _SHOWN, _WHAT, _COMMAND)
-    some = next(iter(robustness.values()))
+    some = need_layers(robustness, _SHOWN, _WHAT, _COMMAND, ("sqnr", ["noise"]))
     flipped = "flipped" in some
     panels = [*_SHOWN, *(["flipped"] if flipped else [])]
     page = Page("Robustness to noise", **given)

@@ -41,8 +41,7 @@ def temporal_curves(
     FmxError
         There is no layer, the results lack something, or those of several layers are per channel.
     """
-    need_layers(temporal, ("steps", "autocorrelation", "change"), _WHAT, _COMMAND)
-    some = next(iter(temporal.values()))
+    some = need_layers(temporal, ("steps", "autocorrelation", "change"), _WHAT, _COMMAND)
     channels = "channel" in some["steps"].dims
     if channels and len(temporal) > 1:
         raise FmxError("Change of channels is drawn for one layer at a time: choose one with --layers.")
