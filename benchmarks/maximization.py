@@ -105,7 +105,7 @@ def means(net: Any, layer: str, pictures: np.ndarray, prepare: Any = None) -> np
     low, high = how.range
     taken: dict[str, Any] = {}
     handle = dict(net.named_modules())[layer].register_forward_hook(lambda _m, _i, out: taken.update(value=out.clone()))
-    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (how.mean, how.std))
+    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (how.mean, how.std))
     found = []
     with torch.no_grad():
         for start in range(0, len(pictures), 32):

@@ -216,6 +216,6 @@ def measured(network: Network, groups: Sequence[Group], pictures: Tensor, *, lea
     """Give the objective of each picture, (picture,); the groups' pictures follow each other."""
     counts = [len(group.draws) for group in groups]
     # Split once: the way back then joins once, and not as often as there are groups.
-    values = {name: value.split(counts) for name, value in network.values(pictures, leaky=leaky).items()}
+    values = {name: torch.split(value, counts) for name, value in network.values(pictures, leaky=leaky).items()}
     found = [group.objective({name: own[i] for name, own in values.items()}) for i, group in enumerate(groups)]
     return torch.cat(found)
