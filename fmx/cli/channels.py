@@ -222,7 +222,7 @@ def class_sums(
     names = ["layer", "class", "channels", "own", "others", "largest"]
     about = [
         f"{layer}: no channels of their own for {missing}: their top channels are top ones of other classes, too "
-        "(--shared sums these up, a larger --n-each-class may find others)"
+        "(--shared sums these up, another --n-each-class may leave some)"
         for layer, dataset in found.items()
         if (missing := dataset.attrs["without_channels"])
     ]

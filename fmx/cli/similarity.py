@@ -89,7 +89,7 @@ def compare(
     for row in rows:
         row["lost"] = sum(row.get(key, 0) for key in ("nan", "inf", "other_nan", "other_inf"))
     lead = ["layer"] + ["other_layer"] * any(r["layer"] != r["other_layer"] for r in rows)
-    lead += ["channel"] * (per == "channel") + ["noise"] * (len({r["noise"] for r in rows}) > 1)
+    lead += ["noise"] * (len({r["noise"] for r in rows}) > 1) + ["channel"] * (per == "channel")
     columns = {name: name.replace("_", " ") for name in lead}
     headings = _CHANNEL_HEADINGS if per == "channel" else _LAYER_HEADINGS
     columns |= {key: text for key, text in headings.items() if any(key in row for row in rows)}
