@@ -277,3 +277,30 @@ def test_mistakes_get_a_sentence_and_leave_nothing(
     assert len(sentence) == 1
     assert re.search(said, sentence[0])
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def broken() -> nn.Module:
+    net = small()
+    net[3].weight.data[2] = np.nan
+    return net
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("deconv PHOTOS --layer 4 --channels 2", "The value of 4 for cat/1.png is not finite"),
+        ("deconv PHOTOS --layer 4 --maps 1.0", "The value of 4 for cat/1.png is not finite"),
+        ("attribute PHOTOS", "The value of the output for cat/1.png is not finite"),
+        ("attribute PHOTOS --method grad-cam --class 1", "The value of the output for cat/1.png is not finite"),
+        ("attribute PHOTOS --layer 4 --channels 2", "The value of 4 for cat/1.png is not finite"),
+        ("attribute PHOTOS --layer 4 --channels 1", "of 4 for cat/1.png is not finite"),
+        ("occlude PHOTOS --patch 9 --stride 9", "scores that are not finite"),
+    ],
+)
+def test_weights_that_are_not_finite_are_told(words: str, said: str, cli: Any, tmp_path: Path, photos: Path) -> None:
+    given = [photos if word == "PHOTOS" else word for word in words.split()]
+    model = "test_project_cli:broken"
+    done = cli(given[0], model, *given[1:], "--input-shape", "3,18,18", "-o", tmp_path / "out", "--name", "a")
+    assert done.code == 2
+    assert said in done.err
+    assert not list(tmp_path.rglob("*.png"))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import fmx
 from fmx.errors import FmxError, LayerError, ModelError
+from fmx.project.attribution import attribute
 from fmx.project.deconvnet import Deconvnet, deconv
 from fmx.project.inputs import open_pictures
 from fmx.project.rules import smooth_kinds
@@ -289,7 +290,7 @@ def test_a_model_with_colours_last() -> None:
     )
 
 
-def quantized(tmp_path: Any) -> Any:
+def quantized(tmp_path: Any, form: str = "QOperator") -> Any:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Random(CalibrationDataReader):
@@ -306,7 +307,7 @@ def quantized(tmp_path: Any) -> Any:
         torch.onnx.export(
             random_net("plain"), (torch.rand(1, 3, 17, 17),), tmp_path / "n.onnx", dynamo=False, input_names=["x"]
         )
-        quantize_static(tmp_path / "n.onnx", tmp_path / "q.onnx", Random(), quant_format=QuantFormat.QOperator)
+        quantize_static(tmp_path / "n.onnx", tmp_path / "q.onnx", Random(), quant_format=QuantFormat[form])
     return fmx.load(tmp_path / "q.onnx")
 
 
@@ -314,6 +315,13 @@ def test_a_model_without_gradients_says_which_operator_and_what_works(tmp_path: 
     model = quantized(tmp_path)
     with pytest.raises(ModelError, match=r"No gradient .* \(QuantizeLinear, int8\).*fmx occlude"):
         deconv(model, noise((1, 3, 17, 17)), model.layers[-1].name)
+
+
+def test_weighing_maps_needs_gradients_too(tmp_path: Any) -> None:
+    model = quantized(tmp_path, "QDQ")
+    maps = [info.name for info in model.layers if "y" in info.dims]
+    with pytest.raises(ModelError, match=rf"No gradient gets from {maps[-1]} back to {maps[2]}, because .*fmx occlude"):
+        attribute(model, noise((1, 3, 17, 17)), method="grad-cam", layer=maps[-1], channels=[0], maps_of=maps[2])
 
 
 def test_rounding_lets_nothing_through() -> None:

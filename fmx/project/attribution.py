@@ -16,7 +16,7 @@ from fmx.project.cam import WEIGHINGS, activation_maps, cam_layer
 from fmx.project.gradients import Cloud, Path, gradients, integrated, smooth
 from fmx.project.inputs import Pictures, open_pictures
 from fmx.project.network import DEFAULT_BATCH, OUTPUT, Network
-from fmx.project.results import ZEILER_FERGUS, about, check_size, joined, picture_coords
+from fmx.project.results import ZEILER_FERGUS, about, check_finite, check_size, joined, picture_coords
 from fmx.project.rules import RULES, Rule, deconvnet, guided
 from fmx.project.targets import Targets, Wanted
 
@@ -133,8 +133,10 @@ class Attribution:
         sample = self.pictures.values(index, picture)
         targets = Targets.settle(self.wanted, self.network, sample)
         count = len(targets.seeds)
+        check_finite(targets.values, f"The value of {targets.name or 'the output'} for {self.pictures.samples[index]}")
         check_size(8 * count * math.prod(sample.shape), f"{count} attributions")
         found, more = self._computed(index, sample, targets)
+        check_finite(found, f"The attribution of {targets.name or 'the output'} for {self.pictures.samples[index]}")
         dims = (targets.dim, "y", "x") if self.weighs else (targets.dim, "colour", "y", "x")
         variables: dict[str, Any] = {
             "attribution": (dims, found, {"definition": self.method.definition}),

@@ -15,7 +15,7 @@ from fmx.layers import LayerInfo
 from fmx.prepare import PictureOptions
 from fmx.project.inputs import Pictures, open_pictures
 from fmx.project.network import DEFAULT_BATCH, Network, Pass, Seeds
-from fmx.project.results import ZEILER_FERGUS, about, check_size, joined, picture_coords
+from fmx.project.results import ZEILER_FERGUS, about, check_finite, check_size, joined, picture_coords
 from fmx.project.rules import RULES, deconvnet
 from fmx.project.signals import Amount, Maps, Signals, amount, check_channels, find_layer, ranked
 
@@ -93,7 +93,10 @@ class Deconvnet:
         order = _listed(info, channels) if fixed else _ranked(found, channels, maps, metric, scores)
         groups, labels = _grouped(order, group, steps)
         check_size(4 * len(groups) * math.prod(self.pictures.shape), f"{len(groups)} projections")
+        sample = self.pictures.samples[index]
+        check_finite(found.values[order], f"The value of {layer} for {sample}")
         pulled = self.pull(values, found, groups, activations)
+        check_finite(pulled, f"What comes back from {layer} for {sample}")
         made = self._labelled(index, found, pulled, (order, labels, group, fixed), picture)
         by = {} if fixed else {"ranked_by": metric if scores is None else "scores that were given"}
         return made.assign_attrs(group=group, activations=activations, **by)

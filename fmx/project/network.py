@@ -209,20 +209,22 @@ class Network:
         if found is not None:
             return found
         name = layer or "the output"
-        if to is not None:
+        blocking = _what_blocks(self.model)
+        if to is not None and not blocking:
             raise LayerError(f"{name} does not depend on {to}: choose an earlier layer with maps.")
+        why = blocking or "an operation between them, such as rounding, has none"
         raise ModelError(
-            f"No gradient gets from {name} back to the input, because {_what_blocks(self.model)}: "
+            f"No gradient gets from {name} back to {to or 'the input'}, because {why}: "
             "choose another layer, or use fmx occlude, which needs no gradients."
         )
 
 
 def _what_blocks(model: Model) -> str:
-    """Name the first operation that gives whole numbers, where the layers tell."""
+    """Name the first operation that gives whole numbers, where the layers tell; else give nothing."""
     for info in model.layers:
         if not np.issubdtype(np.dtype(info.dtype) if info.dtype in np.sctypeDict else np.float32, np.floating):
             return f"{info.name} ({info.kind}, {info.dtype}) has none"
-    return "an operation between them, such as rounding, has none"
+    return ""
 
 
 def _not_differentiable(error: ModelError) -> ModelError:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from fmx.errors import FmxError
 from fmx.project.inputs import Pictures
 
-__all__ = ["ZEILER_FERGUS", "about", "check_size", "joined", "picture_coords"]
+__all__ = ["ZEILER_FERGUS", "about", "check_finite", "check_size", "joined", "picture_coords"]
 
 ZEILER_FERGUS = "Zeiler & Fergus 2014, Visualizing and Understanding Convolutional Networks"
 MOST_BYTES = 16 * 2**30
@@ -48,6 +50,17 @@ def check_size(nbytes: int, what: str) -> None:
     if nbytes > MOST_BYTES:
         size = f"{nbytes / 1e9:.0f} GB"
         raise FmxError(f"{what.capitalize()} take {size}: ask for fewer channels, maps or samples at once.")
+
+
+def check_finite(values: NDArray[Any], what: str) -> None:
+    """Refuse to show what is NaN or infinite.
+
+    Raises
+    ------
+    FmxError
+    """
+    if not np.isfinite(values).all():
+        raise FmxError(f"{what} is not finite: look for NaN or infinity in the model's weights and in its input.")
 
 
 def joined(project: Callable[[int], xr.Dataset], count: int) -> xr.Dataset:
