@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from analysis_stores import LABELS, random_values, same, write_store
+from small_stores import write_store as small_store
 
 from fmx.analyze import (
     aggregate,
@@ -157,6 +158,19 @@ def test_results_take_the_place_of_others_with_more_and_with_fewer_axes(store):
         back = open_analysis(open_store(store.path).tree, "stats")
         for layer, dataset in results.items():
             np.testing.assert_array_equal(back[layer]["mean"].values, dataset["mean"].values)
+
+
+@pytest.mark.parametrize("axis", ["sample", "noise", "timestep"])
+def test_names_of_axes_leave_the_store_open(store, tmp_path, axis):
+    with pytest.raises(StoreError, match="as an axis of the store is"):
+        save_analysis(store.path, axis, stats(store))
+    open_store(store.path)
+    values = np.arange(24, dtype=np.float32).reshape(4, 1, 1, 3, 2)
+    called = small_store(tmp_path / "called", {axis: values, "a.b/c": values})
+    assert [info.name for info in called.layers] == [axis, "a.b/c"]
+    np.testing.assert_array_equal(called.activation(axis).values, values)
+    save_analysis(called.path, "stats", stats(called))
+    assert set(open_analysis(open_store(called.path).tree, "stats")) == {axis, "a.b/c"}
 
 
 @pytest.mark.parametrize("dim", ["sample", "noise", "timestep"])

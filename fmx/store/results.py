@@ -37,10 +37,12 @@ def check_analysis_name(name: str) -> None:
     Raises
     ------
     StoreError
-        It would not be the name of one group.
+        It would not be the name of one group, or it is that of an axis.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise StoreError(f"Results can't be called '{name}': save them under a name of letters, digits, -, _ and dots.")
+    if name in LEADING_DIMS:
+        raise StoreError(f"Results can't be called '{name}', as an axis of the store is: save them under another name.")
 
 
 def save_analysis(

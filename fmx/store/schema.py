@@ -84,8 +84,11 @@ MOST_UNIT_SAMPLES = 512
 
 
 def layer_key(name: str) -> str:
-    """Turn a layer's name into its group's: letters, digits, ``.``, ``-`` and ``_`` stay, the rest is quoted."""
-    return quote(name, safe="")
+    """Turn a layer's name into its group's: letters, digits, ``.``, ``-`` and ``_`` stay, the rest is quoted.
+
+    A group can't be called as an axis that it inherits, so that the first letter of such a name is quoted, too.
+    """
+    return f"%{ord(name[0]):02X}{name[1:]}" if name in LEADING_DIMS else quote(name, safe="")
 
 
 def _power_of_two_above(value: int) -> int:
