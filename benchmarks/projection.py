@@ -3,14 +3,16 @@
     python benchmarks/projection.py                    all 512 channels of layer 22 (conv4_3) of VGG-16, 224 px
     python benchmarks/projection.py --activations 1    the strongest neuron of each instead of whole maps
     python benchmarks/projection.py --loop 16          so many channels in the loops
+    python benchmarks/projection.py --network resnet18 --layer layer4 --least 512
     python benchmarks/projection.py --device cuda
 
 *One by one* is what tools do that project a channel at a call: a pass forward and one back for each, by the same
 differentiable module with the same rule and no gradients of weights. *Forward once* keeps the pass and goes back once a
 channel, which is the least that a loop can do. All three start from the same activations, and what they make is
 compared. The loops take turns with as many channels by fmx, and the ratio is the median of the rounds' ratios of
-processor time, which other work on the machine disturbs least; on a GPU of wall time. Weights are random unless a state
-dict of ``vgg16().features`` is given: time does not depend on them.
+processor time, which other work on the machine disturbs least; on a GPU of wall time. Of many whole maps fmx compiles
+the convolutions, once, and keeps the code on disk: that is warmed up if `--least` channels are that many, and what it
+prepares for each call counts. Weights are random unless a state dict is given: time does not depend on them.
 """
 
 from __future__ import annotations
@@ -72,10 +74,11 @@ def forward_once(
 
 def compare(args: argparse.Namespace) -> dict[str, float]:
     """Time the three, print a line each, and give seconds a channel."""
-    from torchvision.models import vgg16
+    from torchvision.models import get_model
 
     torch.manual_seed(0)
-    net = vgg16().features
+    name, _, part = args.network.partition(".")
+    net = get_model(name).get_submodule(part).eval()
     if args.weights:
         net.load_state_dict(torch.load(args.weights, weights_only=True))
     model = fmx.load(net, input_shape=(3, args.size, args.size))
@@ -92,7 +95,7 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
     def fmx_does(channels: range) -> Any:
         return network.project(0, args.layer, channels=list(channels), activations=args.activations or 1.0)
 
-    fmx_does(channels[: args.batch_size])
+    fmx_does(channels[: args.least])
     whole, spent = timed(lambda: fmx_does(channels), args.device)
     each = {"fmx": [spent / len(channels)]}
     for _ in range(args.rounds):
@@ -117,6 +120,7 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
 def main(words: list[str] | None = None) -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="vgg16.features", help="of torchvision, or a part of one")
     parser.add_argument("--layer", default="22")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--channels", type=int, help="first so many channels (default: all)")
