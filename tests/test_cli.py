@@ -123,7 +123,7 @@ def test_numbers_are_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
 
 
 def test_reader_may_stop_early(kit: Path, store: Path) -> None:
-    words = f"'{sys.executable}' -c 'from fmx.cli import main; main()' stats '{store}' --by sample,channel"
+    words = f"'{sys.executable}' -c 'from fmx.cli import main; main()' stats '{store}' --by sample,channel --rows all"
     done = subprocess.run(
         ["bash", "-c", f"{words} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
     )
