@@ -14,6 +14,7 @@ from PIL import Image
 from plot_checks import axes_of, check_layout
 
 import fmx
+from fmx.cli.maximized import Drawing, draw
 from fmx.errors import FmxError
 from fmx.render import plots
 
@@ -108,6 +109,25 @@ def test_a_film_of_what_is_there_takes_the_steps_that_are_there(place: Path, cli
     assert ran.code == 0, ran.err
     with Image.open(place / "film.gif") as film:
         assert film.n_frames == 6
+
+
+def test_frames_of_films_have_one_size_whatever_numbers_they_show(tmp_path: Path) -> None:
+    some = results(2, 3, {"method": "fourier", "steps": 3, "seed": 0})
+    long = "layer1.0.conv1:17 + layer1.0.conv1:18 - layer1.0.conv1:19"
+    for name in ("channel", "target"):
+        given = some.assign(
+            picture=(("channel", "y", "x", "band"), np.zeros((2, 20, 24, 3), np.uint8)),
+            frame=(("channel", "frame_step", "y", "x", "band"), np.zeros((2, 3, 20, 24, 3), np.uint8)),
+            activation=("channel", np.ones(2, np.float32)),
+            curve=(("channel", "step"), [[1, 0.000012345, -123400], [1, 2, 3]]),
+        ).assign_coords(frame_step=[1, 2, 3])
+        if name == "target":
+            given = given.rename(channel="target").assign_coords(target=[long, "b"], variant=("target", [0, 0]))
+        drawing = Drawing(str(tmp_path), "model", name, film=str(tmp_path / f"{name}.gif"))
+        draw({"objectives" if name == "target" else "layer": given}, drawing)
+        with Image.open(tmp_path / f"{name}.gif") as film:
+            assert film.n_frames == 3
+            assert film.size[0] >= 2 * 5 * 24
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ __all__ = ["Drawing", "check_film", "check_plot", "check_store", "draw", "rows_o
 # Pictures on one sheet.
 _PAGE = 64
 _MOST_FILMED = 64
+# Smaller ones are enlarged on sheets and films, where they would be narrower than what stands below them.
+_SIDE_ON_SHEETS = 128
 # Above this share of the gradients that reached a picture it is drawn opaque.
 _OPAQUE = 80
 
@@ -157,14 +159,17 @@ def draw(found: Mapping[str, xr.Dataset], drawing: Drawing) -> Path:
                 about |= {"activation": f"{results['activation'].values[i]:.6g}"}
                 variant = [f"{results['variant'].values[i]:02d}"] if "variant" in results.coords else []
                 folder.save(Frame(pixels[i], labels=about), label.replace(":", "_"), *variant)
-            for page, sheet in enumerate(_sheets(layer, results, list(pixels), captions), start=1):
-                folder.save(sheet, "sheet", layer, *([f"{page:03d}"] if len(pixels) > _PAGE else []))
+            for page, sheet in enumerate(_sheets(layer, results, _enlarged(pixels), captions), start=1):
+                folder.save(sheet, "sheet", layer, *([f"{page:03d}"] if len(captions) > _PAGE else []))
             if drawing.curve:
                 file = folder.path("curve", layer, suffix=".csv")
                 _write_curve(file, layer, results)
                 folder.add(file, {"layer": layer})
     if drawing.film:
-        write_video(drawing.film, _film_frames(found), fps=12, overwrite=drawing.overwrite)
+        # Where numbers of other lengths would break captions elsewhere, names stand alone.
+        sizes = {frame.pixels.shape for frame in _film_frames(found)}
+        frames = _film_frames(found, numbers=len(sizes) == 1)
+        write_video(drawing.film, frames, fps=12, overwrite=drawing.overwrite)
     if drawing.plot:
         from fmx.render.plots import ascent_curves, save_figure
 
@@ -235,8 +240,13 @@ def _whole_title(found: Mapping[str, xr.Dataset]) -> str:
     return _title(next(iter(found))) if len(found) == 1 else "Maximized objectives"
 
 
-def _film_frames(found: Mapping[str, xr.Dataset]) -> Iterator[Frame]:
-    """Make a sheet of all pictures after each number of steps."""
+def _enlarged(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    factor = max(_SIDE_ON_SHEETS // max(pixels.shape[1:3]), 1)
+    return list(pixels.repeat(factor, 1).repeat(factor, 2))
+
+
+def _film_frames(found: Mapping[str, xr.Dataset], *, numbers: bool = True) -> Iterator[Frame]:
+    """Make a sheet of all pictures after each number of steps, with their objectives if `numbers` are wanted."""
     first = next(iter(found.values()))
     title = _whole_title(found)
     for step in map(int, first["frame_step"].values):
@@ -248,8 +258,9 @@ def _film_frames(found: Mapping[str, xr.Dataset]) -> Iterator[Frame]:
                 else None
             )
             reached = results["curve"].sel(step=step).values
-            pixels += list(shown_pixels(results, step))
-            captions += [f"{n}: {v:.4g}" for n, v in zip(names or _labels(layer, results), reached, strict=True)]
+            pixels += _enlarged(shown_pixels(results, step))
+            pairs = zip(names or _labels(layer, results), reached, strict=True)
+            captions += [f"{name}: {value:.4g}" if numbers else name for name, value in pairs]
         yield picture_sheet(pixels, captions, title=title, notes=[f"step {step} of {first.sizes['step']}"])
 
 
