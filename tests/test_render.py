@@ -554,6 +554,18 @@ class TestText:
         # As in the other font, nothing is cut off at the sides.
         assert (drawn[0][:, -1] > 100).all()
 
+    @pytest.mark.parametrize("size", [9, 10, 11, 12, 14, 20])
+    @pytest.mark.parametrize("words", ["160 steps", "the 4 samples", "кот и пёс"])
+    def test_words_stand_apart(self, words, size):
+        empty = (text_picture(words, size) > 200).all(axis=0)
+        gaps = sorted(len(gap) for gap in "".join("x "[int(e)] for e in empty).strip().split("x") if gap)
+        between = words.count(" ")
+        assert min(gaps[-between:]) >= 0.25 * size
+        assert min(gaps[-between:]) >= max(gaps[:-between]) + 1
+        assert empty.shape == (text_width(words, size),)
+        letters = sum(text_width(word, size) for word in words.split())
+        assert text_width(words, size) == letters + between * (text_width("a  b", size) - text_width("a b", size))
+
     def test_numbers(self):
         assert [number(v) for v in (0.0, -0.0, 55.61234, 1e-9, 123456.0)] == ["0", "0", "55.6", "1e-09", "1.23e+05"]
 

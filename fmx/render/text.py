@@ -2,6 +2,7 @@
 
 The font is the one that comes with Pillow. It has the letters of English; a line with others is drawn in DejaVu Sans,
 which comes with Matplotlib and also has those of most of Europe and the Near East, and what that lacks in other fonts.
+Spaces are wider than its own, in which words run together.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
-from operator import itemgetter
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ __all__ = [
 
 INK, SOFT_INK = 25, 85
 SEPARATOR = " · "
+# Of the font size, and a pixel more.
+SPACE = 0.3
 _KNOWN = frozenset({*map(chr, range(32, 127)), *"©«°±´·»‘’“”…‹›™"})
 _INSTEAD = {"–": "-", "—": "-", "−": "-", "×": "x", "µ": "u"}
 
@@ -56,13 +59,18 @@ def plain(text: str) -> str:
 
 
 def _runs(plain_text: str) -> list[tuple[str, str]]:
-    """Part a text by the files of the fonts that it is drawn in."""
-    if _KNOWN.issuperset(plain_text):
-        return [("", plain_text)]
-    usual = letters_of(dejavu_file())
-    files = [dejavu_file() if c in usual else font_with(c) or dejavu_file() for c in plain_text]
-    parts = groupby(zip(files, plain_text, strict=True), key=itemgetter(0))
-    return [(file, "".join(c for _, c in letters)) for file, letters in parts]
+    """Part a text by the files of the fonts that it is drawn in, spaces from letters."""
+    files = [""] * len(plain_text)
+    if not _KNOWN.issuperset(plain_text):
+        usual = letters_of(dejavu_file())
+        files = [dejavu_file() if c in usual else font_with(c) or dejavu_file() for c in plain_text]
+    parts = groupby(zip(files, plain_text, strict=True), key=lambda letter: (letter[0], letter[1] == " "))
+    return [(file, "".join(c for _, c in letters)) for (file, _), letters in parts]
+
+
+def _advance(run: str, size: int, file: str) -> float:
+    """Width in pixels of spaces, or of letters of one font."""
+    return (int(SPACE * size) + 1) * len(run) if run[0] == " " else _font(size, file).getlength(run)
 
 
 def line_height(size: int) -> int:
@@ -74,7 +82,7 @@ def line_height(size: int) -> int:
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int) -> int:
     """Width in pixels of a line of text in a font size."""
-    return int(np.ceil(sum(_font(size, file).getlength(run) for file, run in _runs(plain(text)))))
+    return ceil(sum(_advance(run, size, file) for file, run in _runs(plain(text))))
 
 
 def middle_ellipsis(text: str, width: int, size: int) -> str:
@@ -118,10 +126,10 @@ def text_picture(text: str, size: int, ink: int = INK) -> NDArray[np.uint8]:
     text = plain(text)
     picture = Image.new("L", (max(text_width(text, size), 1), line_height(size)), 255)
     pen, left, runs = ImageDraw.Draw(picture), 0.0, _runs(text)
-    baseline = _font(size, runs[0][0] and dejavu_file()).getmetrics()[0]
+    baseline = _font(size, dejavu_file() if any(file for file, _ in runs) else "").getmetrics()[0]
     for file, run in runs:
         pen.text((left, baseline), run, fill=ink, font=_font(size, file), anchor="ls")
-        left += _font(size, file).getlength(run)
+        left += _advance(run, size, file)
     gray = np.array(picture, dtype=np.uint8)
     gray.setflags(write=False)
     return gray
