@@ -13,7 +13,7 @@ import numpy as np
 
 from fmx.errors import LayerError, near_matches
 
-__all__ = ["LayerInfo", "auto_layers", "native_dims", "parse_patterns", "select_layers"]
+__all__ = ["LayerInfo", "auto_layers", "native_dims", "parse_patterns", "said_layer", "select_layers"]
 
 SPATIAL_DIMS = ("z", "y", "x")
 _ROLES = {"channel", "head", "token", "key", *SPATIAL_DIMS}
@@ -69,6 +69,20 @@ class LayerInfo:
 
     def _lengths(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(n for d, n in zip(self.dims, self.shape, strict=True) if d in wanted)
+
+
+def said_layer(name: str, kind: str = "") -> str:
+    """Name a layer where it is to be seen that it is one: a bare number gets the kind, or the word.
+
+    Parameters
+    ----------
+    name : str
+    kind : str
+        Such as ``ReLU``; left out where there are many layers, as in a legend.
+    """
+    if not name.replace(".", "").replace(":", "").isdigit():
+        return name
+    return f"{name} · {kind}" if kind else f"layer {name}"
 
 
 def native_dims(shape: Sequence[int], kind: str = "", roles: Sequence[str] = ()) -> tuple[str, ...]:

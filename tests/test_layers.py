@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmx.errors import LayerError
-from fmx.layers import LayerInfo, auto_layers, native_dims, parse_patterns, select_layers
+from fmx.layers import LayerInfo, auto_layers, native_dims, parse_patterns, said_layer, select_layers
 
 
 def layer(name, kind="Conv2d", shape=(4, 8, 8), dtype="float32"):
@@ -151,6 +151,21 @@ class TestAuto:
 
     def test_auto_with_more(self):
         assert names("auto,fc") == ["relu", "layer1", "layer2", "layer3", "layer4", "fc"]
+
+
+@pytest.mark.parametrize(
+    ("name", "alone", "with_kind"),
+    [
+        ("22", "layer 22", "22 · ReLU"),
+        ("0.1", "layer 0.1", "0.1 · ReLU"),
+        ("6:2", "layer 6:2", "6:2 · ReLU"),
+        ("layer1.0", "layer1.0", "layer1.0"),
+        ("", "", ""),
+    ],
+)
+def test_bare_numbers_are_said_to_be_layers(name, alone, with_kind):
+    assert said_layer(name) == alone
+    assert said_layer(name, "ReLU") == with_kind
 
 
 class TestParsing:

@@ -282,6 +282,14 @@ def test_noise_robustness(store: Any, width: float) -> None:
     np.testing.assert_allclose(line(axes_of(drawn, "flipped predictions (%)"), "flipped-0")[1], [0, 25, 50])
 
 
+def test_layers_that_are_mere_numbers_are_called_layers(store: Any) -> None:
+    one = analyze.robustness(store, layers="head")["head"]
+    figure = plots.noise_robustness({"6": one, "features.7": one})
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["layer 6", "features.7"]
+    quantiles = analyze.stats(store, layers="head", quantiles=(0.05, 0.25, 0.5, 0.75, 0.95))["head"]
+    assert "layer 6" in {t.get_text() for t in texts(plots.layer_comparison({"6": quantiles}))}
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_curves_of_many_layers_are_named_along_a_bar(store: Any, width: float) -> None:
     one = analyze.robustness(store, layers="head")["head"]

@@ -31,6 +31,7 @@ from fmx.render import (
     sample_overlays,
     write_video,
 )
+from fmx.render.header import page_header
 from fmx.render.normalise import normalise
 from fmx.render.palette import LEVELS, colours, page_palette
 from fmx.render.regions import region_box
@@ -193,6 +194,26 @@ def test_layers_without_maps_are_bars(store, values):
     assert page.labels["drawn"] == "bars, no spatial axes, mean over 7 token"
     with pytest.raises(FmxError, match="draws it as bars"):
         next(frames(store, layer="fc"))
+
+
+def test_layers_that_are_mere_numbers_have_their_kind_in_headers(tmp_path, values):
+    pictures = np.zeros((5, 3, 16, 16, 3), np.uint8)
+    names = {"conv": "6", "fc": "22", "small": "features.7"}
+    numbered = {names[name]: values[name] for name in names}
+    store = write_store(tmp_path / "n.zarr", numbered, noise=NOISE, pictures=pictures, kinds={"6": "Conv2d"})
+    titles = []
+
+    def header(title, *rest):
+        titles.append(title)
+        return page_header(title, *rest)
+
+    with mock.patch("fmx.render.grid.page_header", header), mock.patch("fmx.render.single.page_header", header):
+        assert next(grid_frames(store, layer="6")).labels["layer"] == "6"
+        next(grid_frames(store, layer="features.7"))
+        next(frames(store, layer="6", legend=True))
+    with mock.patch("fmx.render.bars.page_header", header):
+        next(grid_frames(store, layer="22"))
+    assert titles == ["6 · Conv2d", "features.7", "6 · Conv2d", "22 · ReLU"]
 
 
 def test_layers_without_channels_are_refused_and_stay_out_of_global_ranges(tmp_path):

@@ -35,6 +35,7 @@ def bar_pages(
     cmap: str = "viridis",
     tone: Tone = PLAIN,
     legend: bool = True,
+    title: str = "",
 ) -> Iterator[Frame]:
     """Draw one bar a channel, up or down from 0, for layers that have no maps.
 
@@ -52,7 +53,7 @@ def bar_pages(
         What colours stand for; the height of a bar is in proportion to its value, on all pages alike.
     numbers : sequence of int
         What each channel is called, (channel,).
-    cmap, tone, legend
+    cmap, tone, legend, title
         As for `fmx.render.grid.grid_pages`.
 
     Yields
@@ -75,7 +76,7 @@ def bar_pages(
         drawn = [_row(shown_all[row], indices[row], (low, high)) for row in rows]
         strips = [_numbered(one, [numbers[c] for c in row], legend) for one, row in zip(drawn, rows, strict=True)]
         page = np.concatenate(strips)
-        yield Frame(_titled(page, named, tone) if legend else page, page_palette(cmap), named)
+        yield Frame(_titled(page, named, tone, title or named["layer"]) if legend else page, page_palette(cmap), named)
 
 
 def _row(values: NDArray[np.float64], indices: NDArray[np.uint8], ends: tuple[float, float]) -> NDArray[np.uint8]:
@@ -105,11 +106,11 @@ def _numbered(row: NDArray[np.uint8], numbers: Sequence[int], legend: bool) -> N
     return np.concatenate([row, strip])
 
 
-def _titled(page: NDArray[np.uint8], labels: Mapping[str, str], tone: Tone) -> NDArray[np.uint8]:
+def _titled(page: NDArray[np.uint8], labels: Mapping[str, str], tone: Tone, title: str) -> NDArray[np.uint8]:
     pieces = [f"{key} {labels[key]}" for key in ("sample", "noise", "timestep", "channels") if key in labels]
     pieces += [labels["drawn"]] + ([f"page {labels['page']}"] if labels["page"] != "1 of 1" else [])
     pieces += [f"{key} {value}" for key, value in tone.labels.items()]
     pieces += [f"{word} {labels[key]}" for key, word in WORDS.items() if key in labels]
-    header = page_header(labels["layer"], pieces, (f"bars  {labels['low']}", labels["high"]), page.shape[1], SIZE)
+    header = page_header(title, pieces, (f"bars  {labels['low']}", labels["high"]), page.shape[1], SIZE)
     space = np.full((SIZE, page.shape[1]), PAPER, dtype=np.uint8)
     return np.pad(np.concatenate([header, space, page]), SIZE, constant_values=PAPER)

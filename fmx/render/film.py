@@ -262,12 +262,12 @@ class Film:
 
     def _title(self, maps: Maps, chosen: list[int] | None) -> str:
         if self.view == "grid":
-            return f"{self.layer} · {len(chosen or [])} channels"
+            return f"{maps.title} · {len(chosen or [])} channels"
         if self.over == "channel":
             # All titles are of one length, so that all frames are of one size.
-            return self.layer
+            return maps.title
         shown = said_channels(self.channel) if chosen is None else f"channel {maps.numbers[chosen[0]]}"
-        return f"{self.layer} · {shown}"
+        return f"{maps.title} · {shown}"
 
     def _labels(self, i: int, maps: Maps, chosen: list[int] | None) -> dict[str, str]:
         labels = maps.labels

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Required, TypedDict, Unpack
 
 from fmx.errors import FmxError
-from fmx.layers import LayerInfo
 from fmx.render.bars import bar_pages
 from fmx.render.frame import Frame
 from fmx.render.grid import grid_pages
@@ -101,6 +100,7 @@ def grid_frames(store: Store, **given: Unpack[GridLook]) -> Iterator[Frame]:
         kept = {key: look[key] for key in ("cmap", "legend") if key in look}
         yield from bar_pages(
             maps.values[:, 0, 0],
+            title=maps.title,
             labels=maps.labels | notes,
             reduced=maps.reduced,
             channels=shown,
@@ -114,6 +114,7 @@ def grid_frames(store: Store, **given: Unpack[GridLook]) -> Iterator[Frame]:
     yield from grid_pages(
         maps.values,
         layer=layer,
+        title=maps.title,
         sample=maps.sample,
         noise=maps.noise,
         timestep=maps.timestep,
@@ -181,12 +182,7 @@ def overlay_frame(
         raise FmxError("None of these layers has maps (y, x) that could be laid over a picture: choose others.")
     wanted = [int(str(channel))] if isinstance(channel, int) or str(channel).isdigit() else channel
     every = (read_maps(store, info.name, name, noise, timestep) for info in chosen)
-    heats = [(_title(info), combined(maps, wanted), None) for info, maps in zip(chosen, every, strict=True)]
+    heats = [(maps.title, combined(maps, wanted), None) for maps in every]
     step = timestep if store.frames > 1 else None
     what = f"{name} · {said_channels(wanted)}"
     return overlay_figure(picture, heats, sample=what, noise=noise, timestep=step, **look)
-
-
-def _title(info: LayerInfo) -> str:
-    """Name a layer; a name that is a bare number says little without the kind."""
-    return f"{info.name} · {info.kind}" if info.name.replace(".", "").isdigit() else info.name

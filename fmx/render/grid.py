@@ -47,6 +47,7 @@ def grid_pages(
     high: Bound = None,
     numbers: Sequence[int] | None = None,
     notes: Mapping[str, str] | None = None,
+    title: str = "",
 ) -> Iterator[Frame]:
     """Lay the feature maps of a layer out on pages, pixel for pixel.
 
@@ -81,6 +82,8 @@ def grid_pages(
         What each map is called, (channel,), where some channels have been left out before.
     notes : mapping of str to str, optional
         Further labels, which also stand in the header.
+    title : str
+        In place of the layer's name in the header.
 
     Yields
     ------
@@ -109,7 +112,8 @@ def grid_pages(
     labels = {"layer": layer, "sample": sample, "noise": f"{noise:g}"}
     labels |= {} if timestep is None else {"timestep": str(timestep)}
     labels |= dict(notes or {}) | {"normalisation": normalisation} | tone.labels | _shared_range(ranges)
-    page = _Page(layout, interpolation, tone, page_palette(cmap), list(numbers or range(len(maps))), dict(notes or {}))
+    called = list(numbers or range(len(maps)))
+    page = _Page(layout, interpolation, tone, page_palette(cmap), called, dict(notes or {}), title or layer)
     return _pages(maps, wanted, ranges, page, labels)
 
 
@@ -123,6 +127,7 @@ class _Page:
     palette: NDArray[np.uint8]
     numbers: list[int]
     notes: dict[str, str]
+    title: str
 
 
 def check_maps(maps: NDArray[Any], layer: str, dims: Sequence[str] | None = None) -> NDArray[Any]:
@@ -244,7 +249,7 @@ def _on_page(grid: NDArray[np.uint8], page: _Page, labels: dict[str, str], shape
         bar = (f"{'all maps' if shape[0] > 1 else 'values'}  {labels['low']}", labels["high"])
     if page.tone.clipped and "low" not in labels:
         bar = (f"each map  {page.tone.percentiles[0]:g} %", f"{page.tone.percentiles[1]:g} %")
-    header = page_header(labels["layer"], pieces, bar, layout.width, layout.text_size)
+    header = page_header(page.title, pieces, bar, layout.width, layout.text_size)
     margin, space = layout.margin, layout.header_space
     height = header.shape[0] + space + layout.extent[0]
     sheet = np.full((height + 2 * margin, layout.width + 2 * margin), PAPER, dtype=np.uint8)

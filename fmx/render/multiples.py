@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError, near_matches
+from fmx.layers import said_layer
 from fmx.render.frame import Frame
 from fmx.render.header import page_header
 from fmx.render.normalise import quantise, value_ranges
@@ -182,13 +183,13 @@ def _drawn(
 ) -> NDArray[np.uint8]:
     height, width = look.shape
     size = min(max(width // 8, LEAST_TEXT), 16)
-    titles = [_said(look.rows, row[0][look.rows]) for row in cells]
+    titles = [_head(look.rows, row[0][look.rows]) for row in cells]
     side = min(max(text_width(title, size) for title in titles), WIDEST_TITLE) + size // 2
     pitch = line_height(size)
     canvas = np.full(
         (pitch + len(cells) * (height + GAP), side + len(cells[0]) * (width + GAP) - GAP), PAPER, dtype=np.uint8
     )
-    heads = [_said(look.columns, cell[look.columns]) for cell in cells[0]]
+    heads = [_head(look.columns, cell[look.columns]) for cell in cells[0]]
     smaller = _fitting(heads, width, size)
     for j, head in enumerate(heads):
         _write(canvas, 0, side + j * (width + GAP), head, width, smaller)
@@ -217,7 +218,7 @@ def _tile(
 def _headed(canvas: NDArray[np.uint8], look: _Look, labels: Mapping[str, str], *, shared: bool) -> NDArray[np.uint8]:
     width = max(canvas.shape[1], 320)
     size = min(max(width // 60, 12), 24)
-    title = labels.get("layer", f"{look.rows} × {look.columns}".replace("×", "by"))
+    title = said_layer(labels.get("layer", f"{look.rows} by {look.columns}"))
     pieces = [f"sample {labels['sample']}"] if "sample" in labels else []
     pieces += [labels[axis] for axis in ("noise", "timestep", "channel") if axis in labels]
     pieces += [f"{look.rows} down, {look.columns} across"]
@@ -241,6 +242,10 @@ def _write(canvas: NDArray[np.uint8], top: int, left: int, text: str, width: int
     drawn = gray_indices(text_picture(middle_ellipsis(text, width, size), size, SOFT_INK))
     part = canvas[max(top, 0) : max(top, 0) + drawn.shape[0], left : left + drawn.shape[1]]
     part[...] = drawn[: part.shape[0], : part.shape[1]]
+
+
+def _head(axis: str, value: Any) -> str:
+    return said_layer(value) if axis == "layer" else _said(axis, value)
 
 
 def _said(axis: str, value: Any) -> str:

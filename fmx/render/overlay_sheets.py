@@ -140,7 +140,8 @@ def sample_overlays(
     if not samples:
         raise FmxError("No samples to lay maps over: give some, or all.")
     names = [store.find_sample(str(sample)) for sample in samples]
-    heats = [combined(_checked(read_maps(store, layer, name, noise, timestep)), channels) for name in names]
+    every = [_checked(read_maps(store, layer, name, noise, timestep)) for name in names]
+    heats = [combined(maps, channels) for maps in every]
     ends = [ends_of(heat) for heat in heats]
     fixed: tuple[float | None, float | None] = (None, None)
     if shared:
@@ -151,7 +152,7 @@ def sample_overlays(
     labels |= {"range": "the same for all" if shared else "each its own"} | said_style(
         look.get("style", "heat"), look.get("threshold")
     )
-    caption = [labels["layer"], what, *(f"{k} {v}" for k, v in labels.items() if k not in {"layer", "shown"})]
+    caption = [every[0].title, what, *(f"{k} {v}" for k, v in labels.items() if k not in {"layer", "shown"})]
     for first in range(0, len(names), ON_A_PAGE):
         panels = []
         for name, heat in zip(names[first : first + ON_A_PAGE], heats[first : first + ON_A_PAGE], strict=True):

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError, near_matches
-from fmx.layers import LayerInfo
+from fmx.layers import LayerInfo, said_layer
 from fmx.store import Store, open_analysis, saved_analyses
 
 __all__ = [
@@ -48,6 +48,8 @@ class Maps:
         Of the channels: some may have been left out when the store was made.
     reduced : str
         What was done to axes other than (channel, y, x), as the end of a sentence; empty for maps.
+    kind : str
+        Of the layer.
     """
 
     layer: str
@@ -57,6 +59,12 @@ class Maps:
     values: NDArray[Any]
     numbers: list[int]
     reduced: str = ""
+    kind: str = ""
+
+    @property
+    def title(self) -> str:
+        """The layer as it is named above a picture."""
+        return said_layer(self.layer, self.kind)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -113,7 +121,8 @@ def read_maps(store: Store, layer: str, sample: str, noise: float = 0.0, timeste
         values = array.transpose("channel", "y", "x").values
     if values.size == 0 or values.dtype.kind not in "fiub":
         raise FmxError(f"Pictures show real numbers: layer {layer} has {values.dtype}, shape {values.shape}.")
-    return Maps(layer, sample, noise, step, values, numbers, reduced)
+    kind = str(store.layer(layer).attrs.get("kind", ""))
+    return Maps(layer, sample, noise, step, values, numbers, reduced, kind)
 
 
 def select_place(store: Store, layer: str, sample: str, noise: float, timestep: int | None) -> xr.DataArray:

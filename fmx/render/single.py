@@ -92,7 +92,7 @@ def map_frames(
             if which[place]:
                 labels[key] = number(unusual.values[place]) if key == "constant" else "yes"
         if legend:
-            pixels = _with_legend(hatched(shape) if unusual.nan[place] else pixels, labels, maps.values.shape)
+            pixels = _with_legend(hatched(shape) if unusual.nan[place] else pixels, labels, maps)
         yield Frame(pixels, palette, labels)
 
 
@@ -131,17 +131,17 @@ def map_size(shape: Sequence[int], size: int | tuple[int, int] | None, scale: in
     return height, width
 
 
-def _with_legend(pixels: NDArray[np.uint8], labels: Mapping[str, str], shape: Sequence[int]) -> NDArray[np.uint8]:
+def _with_legend(pixels: NDArray[np.uint8], labels: Mapping[str, str], maps: Maps) -> NDArray[np.uint8]:
     """Put a header above a map and white around both."""
     width = max(pixels.shape[1], NARROWEST)
     size = min(max(width // 32, 11), 24)
     pieces = [f"{key} {labels[key]}" for key in ("channel", "sample", "noise", "timestep") if key in labels]
-    pieces += [f"{shape[2]} x {shape[1]} px", SPANS[labels["normalisation"]]]
+    pieces += [f"{maps.values.shape[2]} x {maps.values.shape[1]} px", SPANS[labels["normalisation"]]]
     pieces += [f"{key} {labels[key]}" for key in ("percentiles", "symmetric", "equalised", "gamma") if key in labels]
     pieces += [labels["drawn"]] if "drawn" in labels else []
     pieces += ["constant"] if "constant" in labels else []
     pieces += [WORDS[key].rstrip(":") for key in ("nan", "some_nan") if key in labels]
-    header = page_header(labels["layer"], pieces, (labels["low"], labels["high"]), width, size)
+    header = page_header(maps.title, pieces, (labels["low"], labels["high"]), width, size)
     space = np.full((size // 2, width), PAPER, dtype=np.uint8)
     wide = np.full((pixels.shape[0], width), PAPER, dtype=np.uint8)
     wide[:, : pixels.shape[1]] = pixels

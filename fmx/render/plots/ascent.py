@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from fmx.layers import said_layer
 from fmx.render.plots.lines import draw_lines, name_lines
 from fmx.render.plots.page import Page, PageLook
 from fmx.render.plots.parts import need_layers
@@ -55,11 +56,11 @@ def ascent_curves(results: Mapping[str, xr.Dataset], **given: Unpack[PageLook]) 
         axes.margins(x=0.01)
         page.note(f"lines: mean over {window} steps; pale: each step" if window > 1 else "", _grows(axes, dataset))
         if len(results) > 1:
-            axes.set_title(plain(layer))
+            axes.set_title(plain(said_layer(layer)))
             name_lines(page, names, shown, axes, room=_HEIGHT - 16)
         else:
             name_lines(page, names, shown, grid)
-        page.note(_stopped(f"{layer} " if len(results) > 1 else "", names, dataset))
+        page.note(_stopped(f"{said_layer(layer)} " if len(results) > 1 else "", names, dataset))
     grid[-1, 0].set_xlabel("step")
     page.note("objectives of the pictures as they are shifted, scaled and turned in each step")
     return page.finish()

@@ -13,6 +13,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from fmx.errors import FmxError
+from fmx.layers import said_layer
 from fmx.render.plots.style import GREY, MM, SMALL, TEXT, PlotFigure, blank, spread
 from fmx.render.plots.text import line_height, plain, short, short_names, text_width, wrapped
 
@@ -233,7 +234,7 @@ def layer_rows(page: Page, names: Iterable[str], ratios: Sequence[float]) -> lis
 
     Names are on the left, shortened in their middle; with more layers than there is room for, some are left out.
     """
-    rows = list(names)
+    rows = [said_layer(name) for name in names]
     page.height = 13 + min(max(len(rows), 3) * 4.6, _MOST_ROWS_HEIGHT)
     axes: Any = page.figure.subplots(1, len(ratios), sharey=True, squeeze=False, width_ratios=list(ratios))[0]
     each = name_ticks(axes[0].yaxis, rows, page.height - 13, length=max(page.width * 0.22, 28.0))

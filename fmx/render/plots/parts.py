@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fmx.errors import FmxError
+from fmx.layers import said_layer
 
 __all__ = ["groups", "layer_title", "lost", "need", "need_dims", "need_layers", "noise_note", "number"]
 
@@ -77,7 +78,7 @@ def groups(dataset: xr.Dataset, name: str) -> tuple[str, list[str]]:
 def layer_title(dataset: xr.Dataset) -> str:
     """Name the layer of results; a name that is a bare number says little without the kind."""
     name, kind = (str(dataset.attrs.get(key, "")) for key in ("layer", "kind"))
-    return f"{name} · {kind}" if kind and name.replace(".", "").replace(":", "").isdigit() else name or "the layer"
+    return said_layer(name, kind) or "the layer"
 
 
 def lost(datasets: Iterable[xr.Dataset], names: Iterable[str] = ("nan", "inf")) -> str:

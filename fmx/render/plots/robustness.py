@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
+from fmx.layers import said_layer
 from fmx.render.plots.lines import draw_lines, name_lines
 from fmx.render.plots.page import Page, PageLook
 from fmx.render.plots.parts import lost, need_layers
@@ -67,7 +68,7 @@ def noise_robustness(
     if any(np.isinf(d["sqnr"].values).any() for d in robustness.values()):
         page.note("infinite SQNR is not drawn")
     page.note("dotted: half of the signal is lost (3 dB)")
-    name_lines(page, list(robustness), shown, grid)
+    name_lines(page, [said_layer(name) for name in robustness], shown, grid)
     page.note(
         *definitions(
             some, {"sqnr": "SQNR", "cosine": "cosine", "top_overlap": "top channels kept", "flipped": "flipped"}

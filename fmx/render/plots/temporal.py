@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fmx.errors import FmxError
+from fmx.layers import said_layer
 from fmx.render.plots.lines import draw_lines, name_lines
 from fmx.render.plots.page import Page, PageLook, decades
 from fmx.render.plots.parts import lost, need_layers, noise_note
@@ -55,7 +56,7 @@ def temporal_curves(
         page.note(f"the {len(order)} of {some.sizes['channel']} channels of {layer} that change most")
         parts = {f"channel {some['channel'].values[i]}": some.isel(channel=int(i)) for i in order}
     else:
-        parts = dict(temporal)
+        parts = {said_layer(name): d for name, d in temporal.items()}
     shown = looks(len(parts), ordered=not channels)
     grid: Any = page.figure.subplots(*((2, 1) if narrow else (1, 2)), squeeze=False)
     steps, later = grid.ravel()
