@@ -211,6 +211,8 @@ class TestQuantiles:
 
     @settings(deadline=None)
     @given(values=arrays())
+    @example(values=np.array([5e-324]))
+    @example(values=np.array([-1e-323, 5e-324, 1.5e-323]))
     def test_distribution(self, values):
         edges, below = Quantiles().distribution(taken(Quantiles(), values))
         ordered = finite(values)

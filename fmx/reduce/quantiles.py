@@ -139,10 +139,19 @@ class Quantiles(FusedReducer):
         top = int(entry["top"]) if entry["top"] != EMPTY else 0
         steps = np.arange(self.cells * self.octaves + 1)
         octave, cell = np.divmod(steps, self.cells)
-        with np.errstate(over="ignore"):
-            sizes = np.ldexp(1 + cell / self.cells, (octave + (top - self.octaves + 1)).astype(np.int32))
+        sizes = _rounded_up(1 + cell / self.cells, (octave + (top - self.octaves + 1)).astype(np.int32))
         edges = np.concatenate([-sizes[::-1], [0.0, 0.0], sizes])
         return edges, np.concatenate([[0], np.cumsum(counts)])
+
+
+def _rounded_up(mantissas: NDArray[np.float64], exponents: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Scale by powers of two. What is too small to be written exactly becomes the next larger number.
+
+    Then the same values lie below it as below the exact edge.
+    """
+    with np.errstate(over="ignore"):
+        found = np.ldexp(mantissas, exponents)
+        return np.where(np.ldexp(found, -exponents) < mantissas, np.nextafter(found, np.inf), found)
 
 
 class LogHistogram(Quantiles):
