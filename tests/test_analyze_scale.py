@@ -51,7 +51,7 @@ def test_on_a_cluster_whose_workers_hold_less_than_the_data(large):
     assert large.activation("maps").nbytes > 1.1 * limit
     # Compiled once here, and kept: compiling takes more memory than computing does.
     wanted = {verb: SHARED[verb](large) for verb in SHARED}
-    options = {"processes": True, "threads_per_worker": 1, "memory_limit": limit, "dashboard_address": None}
+    options = {"processes": True, "threads_per_worker": 1, "memory_limit": limit, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=2, host="127.0.0.1", **options) as cluster, Client(cluster) as client:
         before = client.run(lambda: __import__("os").getpid())
         found = {verb: SHARED[verb](large) for verb in SHARED}
