@@ -336,6 +336,33 @@ def test_class_sums(store: Any, width: float) -> None:
     assert f"for {right} of 11 samples" in caption(figure)
 
 
+@pytest.mark.parametrize("count", [3, 20])
+def test_classes_without_channels_of_their_own_are_not_drawn(count: int) -> None:
+    labels = np.array([f"c{i}" for i in range(count)], object)
+    sums = np.random.default_rng(2).random((40, count)) - 5
+    sums[:, 1] = 0
+    own = labels[np.arange(40) % count]
+    data = xr.Dataset(
+        {
+            "sum": (("sample", "label"), sums),
+            "own": ("sample", own),
+            "largest": ("sample", own),
+            "channels": ("label", np.where(np.arange(count) == 1, 0, 2)),
+        },
+        coords={"label": labels},
+    )
+    figure = plots.class_sums(data)
+    check_layout(figure)
+    axes = axes_of(figure, "sum of the class's top channels")
+    heights = np.concatenate([np.ma.filled(c.get_offsets()[:, 1], np.nan) for c in axes.collections])
+    assert np.nanmax(heights) < -3
+    assert "too: c1" in caption(figure)
+    named = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert named == (["c0", "c2"] if count == 3 else ["its own class", "largest of the other classes"])
+    none = plots.class_sums(data.assign(channels=("label", np.zeros(count, int))))
+    assert "no class has channels of its own" in {t.get_text() for t in texts(none)}
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_class_sums_of_more_classes_than_colours(width: float) -> None:
     rng = np.random.default_rng(1)

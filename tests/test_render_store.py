@@ -611,7 +611,10 @@ def test_mistakes_are_one_sentence_and_leave_nothing(store, cli, tmp_path, words
     assert not (tmp_path / "out").exists()
 
 
-def test_notebooks_show_stores_layers_and_frames(store):
+def test_notebooks_show_stores_layers_and_frames(store, values, tmp_path):
+    assert repr(store).endswith(": 4 layers, 5 samples, 2 noise levels, complete>")
+    one = write_store(tmp_path / "one.zarr", {"fc": values["fc"][:1, :1]})
+    assert repr(one).endswith(": 1 layer, 1 sample, 1 noise level, complete>")
     shown = store._repr_html_()
     assert shown.count("<tr>") == 5 and "<b>0, 0.5</b>" in shown and "8×8" in shown.replace("6×8×8", "8×8")
     assert store.layers[0]._repr_html_() == "<b>conv</b> · ReLU · channel 6 × y 8 × x 8 · float32"

@@ -1,4 +1,4 @@
-"""Recording activations of a network while somebody else runs it, such as in a training loop."""
+"""Recording activations of a network while it runs elsewhere, such as in a training loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Values = dict[str, NDArray[Any]]
 
 @runtime_checkable
 class Recordable(Protocol):
-    """A model whose passes can be listened to while somebody else runs them."""
+    """A model whose passes can be listened to while they run elsewhere."""
 
     def recording(
         self,
@@ -257,7 +257,7 @@ class Recorder:
             "model": model.source,
             "fingerprint": model.fingerprint,
             "adapter": model.adapter,
-            "engine": "recorded while somebody else ran it",
+            "engine": "recorded as it was run",
             "engine_notes": [],
             "device": "as it was run",
             "batch_size": 0,

@@ -49,10 +49,9 @@ class Store:
 
     def __repr__(self) -> str:
         size = self.tree.sizes
-        return (
-            f"<fmx store {self.path}: {len(self.layers)} layers, {size.get('sample', 0)} samples, "
-            f"{size.get('noise', 0)} noise levels, {self.attributes['completeness']}>"
-        )
+        counts = {"layer": len(self.layers)} | {f: size.get(f.split()[0], 0) for f in ("sample", "noise level")}
+        told = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
+        return f"<fmx store {self.path}: {told}, {self.attributes['completeness']}>"
 
     def _repr_html_(self) -> str:
         levels = ", ".join(f"{v:g}" for v in self.tree.to_dataset()["noise"].values)

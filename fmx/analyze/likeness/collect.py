@@ -134,6 +134,6 @@ def check_finite(kept: int, total: int, least: int) -> None:
     """
     if kept < min(least, total):
         raise FmxError(
-            f"Only {kept} of {total} samples have finite values throughout, and {least} are needed: leave out features "
-            "that are not finite instead (--skip features), or those layers (--layers)."
+            f"Only {kept} of {total} samples have finite values throughout, and {least} are needed: leave out those "
+            "layers (--layers), or features instead of samples (fmx similarity --skip features, or skip='features')."
         )

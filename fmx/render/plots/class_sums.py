@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from fmx.render.plots.page import Page, PageLook
+from fmx.render.plots.page import Page, PageLook, say_inside
 from fmx.render.plots.parts import layer_title, lost, need, noise_note
 from fmx.render.plots.style import OKABE_ITO, Look, PlotFigure, in_style, looks
 from fmx.render.plots.text import plain, short, text_width
@@ -34,8 +34,9 @@ def class_sums(
     Parameters
     ----------
     sums : xarray.Dataset
-        Of one layer, from `fmx.analyze.class_sums`: sum (sample, label), own and largest (sample). With more than 14
-        classes the sum of the sample's own class and the largest of the others are drawn.
+        Of one layer, from `fmx.analyze.class_sums`: sum (sample, label), own and largest (sample), and, if there,
+        channels (label): classes without any are left out. With more than 14 classes the sum of the sample's own class
+        and the largest of the others are drawn.
     **given
         See `fmx.render.plots.page.PageLook`.
 
@@ -50,7 +51,8 @@ def class_sums(
     values = np.asarray(sums["sum"].transpose("sample", "label").values, np.float64)
     rank = {label: i for i, label in enumerate(labels)}
     order = np.argsort([rank.get(label, len(labels)) for label in own], kind="stable")
-    own, values = own[order], values[order]
+    there = np.ones(len(labels), bool) if "channels" not in sums else np.asarray(sums["channels"].values) > 0
+    own, values = own[order], np.where(there, values[order], np.nan)
     page = Page(f"Class sums: {layer_title(sums)}", 66, **given)
     page.note(f"{len(own)} samples", noise_note(sums), lost([sums], ["not_finite"]))
     axes = page.figure.add_subplot()
@@ -59,11 +61,16 @@ def class_sums(
     raster = values.size > _MOST_POINTS
     if len(labels) <= _MOST_CLASSES:
         shown = looks(len(labels))
-        for column, look, label in zip(values.T, shown, labels, strict=True):
-            _points(axes, column, look, size * np.where(own == label, 1.8, 1), raster, label)
-        page.legend([_key(look) for look in shown], labels)
+        # Each class has its colour on the figures of all layers.
+        drawn = [i for i in range(len(labels)) if there[i]]
+        for i in drawn:
+            _points(axes, values[:, i], shown[i], size * np.where(own == labels[i], 1.8, 1), raster, labels[i])
+        page.legend([_key(shown[i]) for i in drawn], [labels[i] for i in drawn])
     else:
         _own_and_others(axes, page, values, own, rank, size, raster)
+    if not there.any():
+        say_inside(axes, "no class has channels of its own", ticks=True)
+    page.note(_without([label for label, has in zip(labels, there, strict=True) if not has]))
     right = np.asarray(sums["largest"].values, dtype=object)[order].astype(str) == own
     page.note(f"the largest sum is that of the sample's class for {int(right.sum())} of {len(own)} samples")
     metric = sums.attrs.get("metric")
@@ -71,6 +78,14 @@ def class_sums(
     axes.set_xlim(-0.5 - 0.005 * len(own), len(own) - 0.5 + 0.005 * len(own))
     axes.set_ylabel("sum of the class's top channels")
     return page.finish()
+
+
+def _without(labels: list[str]) -> str:
+    """Say which classes are not drawn."""
+    if not labels:
+        return ""
+    named = ", ".join(labels[:_MOST_CLASSES]) + (f", … ({len(labels)} in all)" if len(labels) > _MOST_CLASSES else "")
+    return f"not drawn, as all their top channels are those of other classes, too: {named}"
 
 
 def _points(axes: Axes, column: NDArray[Any], look: Look, size: Any, raster: bool, gid: str) -> None:
@@ -104,10 +119,11 @@ def _own_and_others(
     place = np.array([rank.get(label, -1) for label in own])
     rows = np.arange(len(own))
     mine = np.where(place >= 0, values[rows, place], np.nan)
-    rest = values.copy()
+    rest = np.where(np.isnan(values), -np.inf, values)
     rest[rows[place >= 0], place[place >= 0]] = -np.inf
+    others = rest.max(axis=1)
     shown = [Look(OKABE_ITO[1], "s", "-"), Look(OKABE_ITO[0], "o", "-")]
-    _points(axes, rest.max(axis=1), shown[0], size, raster, "others")
+    _points(axes, np.where(np.isfinite(others), others, np.nan), shown[0], size, raster, "others")
     _points(axes, mine, shown[1], size, raster, "own")
     page.legend([_key(look) for look in reversed(shown)], ["its own class", "largest of the other classes"])
     page.note(f"{len(rank)} classes")
