@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -257,6 +258,49 @@ def test_every_format_gives_the_same(method: str, form: str, export: Any) -> Non
 FORMAT_NET = tiny_resnet().eval()
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("method", ["gradient", "guided", "integrated-gradients", "smoothgrad", "grad-cam++"])
+def test_in_float64_formats_differ_by_their_weights_rounding_alone(method: str, form: str, export: Any) -> None:
+    """Exporters to ONNX fold batch norms into convolutions, whose weights are rounded once more; others keep them."""
+    x = noise(1, (3, 32, 32))
+    more = {"classes": [2], "copies": 3, "steps": 5, "method": method}
+    more |= {"layer": "layer1"} if "cam" in method else {}
+    truth = attribute(fmx.load(FORMAT_NET, input_shape=(3, 32, 32)), x, precision="float64", **more)
+    assert truth.attrs["precision"] == "float64"
+    model = fmx.load(export(FORMAT_NET, (3, 32, 32), form), input_shape=(3, 32, 32))
+    found = attribute(model, x, precision="float64", **more)
+    close(found["attribution"], truth["attribution"], 1e-6 if "onnx" in form else 1e-7)
+
+
+def test_float64_is_the_gradient_of_the_network_in_double_precision(net: Small) -> None:
+    x = noise(1)
+    given = torch.from_numpy(x).double().requires_grad_()
+    (expected,) = torch.autograd.grad(copy.deepcopy(net).double()(given)[0, 3], given)
+    found = attribute(fmx.load(net, input_shape=SHAPE), x, method="gradient", classes=[3], precision="float64")
+    np.testing.assert_array_equal(found["attribution"][0, 0], expected[0].float())
+    assert next(net.parameters()).dtype == torch.float32
+
+
+class NearZero(nn.Module):
+    """ReLUs of values that float32 can't tell from 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + 1.0 - 1.0).flatten(1)
+
+
+@pytest.mark.parametrize("form", ["module", "traced", "legacy onnx", "dynamo onnx", "exported"])
+@pytest.mark.parametrize("method", ["gradient", "smoothgrad", "integrated-gradients"])
+def test_float64_tells_what_float32_rounds_away(method: str, form: str, export: Any) -> None:
+    x = np.full((1, 3, 4, 4), 1e-9, np.float32)
+    model = fmx.load(export(NEAR_ZERO, (3, 4, 4), form), input_shape=(3, 4, 4))
+    for precision, expected in (("float32", 0.0), ("float64", 1e-9 if method == "integrated-gradients" else 1.0)):
+        found = attribute(model, x, method=method, classes=[0], copies=2, steps=3, noise=0, precision=precision)
+        assert float(found["attribution"][0, 0, 0, 0, 0]) == pytest.approx(expected, rel=1e-5)
+
+
+NEAR_ZERO = NearZero().eval()
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("form", ["traced.pt", "legacy.onnx", "dynamo.onnx"])
 def test_a_trained_network_gives_the_same_in_every_format(form: str, real: Any) -> None:
@@ -287,6 +331,8 @@ def test_a_trained_network_gives_the_same_in_every_format(form: str, real: Any) 
         ({"method": "grad-cam", "layer": "fc"}, "fc has no maps"),
         ({"method": "grad-cam", "layer": "conv2", "channels": [1]}, "--maps-of"),
         ({"method": "grad-cam", "layer": "conv1", "channels": [1], "maps_of": "conv2"}, "does not depend on conv2"),
+        ({"precision": "float46"}, "can't be computed in float46: did you mean float64"),
+        ({"precision": "double"}, "there are float32, float64"),
         ({"method": "smoothgrad", "copies": 0}, "at least one copy"),
         ({"method": "integrated-gradients", "steps": 0}, "at least one step"),
     ],

@@ -30,6 +30,15 @@ def small() -> nn.Module:
         return net.eval()
 
 
+def against() -> nn.Module:
+    """A network whose second output falls with all that it sees."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        net[0].bias.fill_(1.0)
+        net[4].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+    return net
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
@@ -211,6 +220,19 @@ def test_a_store_of_arrays_has_no_pictures(tmp_path: Path) -> None:
     store = fmx.extract(MODEL, data, to=tmp_path / "a.zarr", layers="4", input_shape=(3, 18, 18))
     with pytest.raises(DataError, match="not of single pictures"):
         stored_pictures(MODEL, store)
+
+
+def test_what_is_blank_is_said(cli: Any, tmp_path: Path, photos: Path) -> None:
+    """Grad-CAM of an output that is the negative of a positive map, and the gradient of a dead channel."""
+    words = ["attribute", photos / "cat" / "1.png", "--json"]
+    more = ["--method", "grad-cam", "--class", "0,1", "--input-shape", "3,18,18", "-o", tmp_path]
+    done = cli(words[0], "test_project_cli:against", *words[1:], *more)
+    assert done.code == 0, done.err
+    assert "grad-cam is 0 everywhere for class 1 in 1.png: in these maps nothing speaks for it" in done.err
+    assert "class 0" not in done.err
+    done = run(cli, tmp_path, *words, "--method", "gradient", "--layer", "4", "--channels", "1,5")
+    assert "gradient is 0 everywhere for channel 5 in 1.png: no small change" in done.err
+    assert "channel 1 " not in done.err
 
 
 @pytest.mark.parametrize("method", ["guided", "smoothgrad", "grad-cam"])

@@ -198,6 +198,10 @@ def attribute(
     steps: Annotated[int, opt.option(_HOW, "Points on the way, for integrated-gradients.")] = 64,
     baseline: Annotated[float, opt.option(_HOW, "Value of the model's input where the way begins.")] = 0.0,
     running: Together,
+    precision: Annotated[
+        str,
+        opt.option("Running", "Compute in float32 or float64, which makes formats agree where float32 rounds."),
+    ] = "float32",
     target: Target = _ATTRIBUTED,
     arrays: Arrays = None,
     alpha: Annotated[float, typer.Option(help="Opacity of a map over the picture where it is highest, 0 to 1.")] = 0.6,
@@ -228,7 +232,8 @@ def attribute(
     read = opening.open(opened, pictures)
     say_notes(read)
     how: dict[str, Any] = {"maps_of": maps_of, "cloud": Cloud(copies, noise, seed), "path": Path(steps, baseline)}
-    network = Attribution(read, method, wanted, device=running.device, batch_size=running.batch_size, **how)
+    how |= {"device": running.device, "batch_size": running.batch_size, "precision": precision}
+    network = Attribution(read, method, wanted, **how)
     if method in {"guided", "deconvnet"}:
         say_limits(read.model, [layer] if layer is not None else None, switches=method == "deconvnet")
     lead = {"sample": read.samples}

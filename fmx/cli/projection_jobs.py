@@ -13,6 +13,7 @@ from fmx.cli.projection_figures import (
     input_picture,
     projection_sheet,
 )
+from fmx.cli.projection_notes import say_blank
 from fmx.errors import FmxError
 from fmx.project import Attribution, Deconvnet, information
 from fmx.render import PictureFolder, write_video
@@ -141,6 +142,7 @@ def attributed(
 ) -> list[dict[str, Any]]:
     """Attribute the targets in each sample: sheets a sample."""
     rows: list[dict[str, Any]] = []
+    blank: list[str] = []
     pictures = network.pictures
     with progress("attributing") as update:
         for index, sample in enumerate(pictures.samples):
@@ -149,14 +151,11 @@ def attributed(
             given = {"sample": sample} | ({"layer": network.wanted.layer} if network.wanted.layer else {})
             made = _value_rows(found, given)
             made = _informed(made, found) if informed else made
-            drawn = [
-                (
-                    f"{'class' if 'class' in row else 'channel'} {row.get('class', row.get('channel'))} · "
-                    f"{number(row['value'])}",
-                    values,
-                )
-                for row, values in zip(made, found["attribution"].values, strict=True)
-            ]
+            drawn = []
+            for row, values in zip(made, found["attribution"].values, strict=True):
+                what = f"class {row['class']}" if "class" in row else f"channel {row['channel']}"
+                drawn.append((f"{what} · {number(row['value'])}", values))
+                blank += [] if values.any() else [f"{what} in {sample}"]
             picture = input_picture(pictures, index, _picture(found))
             about = [sample, *([f"maps of {network.maps_of.name}"] if network.maps_of is not None else [])]
             labels = {"sample": sample, "method": network.name}
@@ -166,6 +165,7 @@ def attributed(
                 parts = [network.name, _stem(sample), *([network.wanted.layer] if network.wanted.layer else []), *page]
                 rows += filed(made[part], folder.save(sheet, *parts))
             update(index + 1, len(pictures))
+    say_blank(blank, network.name, positive=network.weighs)
     return rows
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fmx.adapter import Model
     from fmx.project import Pictures
 
-__all__ = ["check_number", "say_limits", "say_notes"]
+__all__ = ["check_number", "say_blank", "say_limits", "say_notes"]
 
 # Of a layer with more of them, channels have to be chosen.
 _MANY_CHANNELS = 64
@@ -36,6 +36,30 @@ def say_notes(pictures: Pictures) -> None:
 
     for text in pictures.notes:
         note(text)
+
+
+def say_blank(blank: Sequence[str], method: str, *, positive: bool) -> None:
+    """Say which attributions are 0 everywhere, and why that may be, so that nobody looks for more in their pictures.
+
+    Parameters
+    ----------
+    blank : sequence of str
+        Target and sample of each.
+    method : str
+    positive : bool
+        The method keeps what is positive.
+    """
+    from fmx.cli.output import note
+
+    if not blank:
+        return
+    which = ", ".join(blank[:3]) + (f" and {len(blank) - 3} more" if len(blank) > 3 else "")
+    why = (
+        "in these maps nothing speaks for it, as is usual with random weights, or for what isn't in the picture"
+        if positive
+        else "no small change of the picture changes it, as in a dead channel"
+    )
+    note(f"{method} is 0 everywhere for {which}: {why}")
 
 
 def say_limits(model: Model, layers: Sequence[str] | None, *, switches: bool = True) -> None:

@@ -122,12 +122,12 @@ def _summed(
     batch = list(_taken(points, network.batch_size))
     while batch:
         inputs = torch.from_numpy(np.stack([point for point, _ in batch])).to(network.device)
-        weights = torch.tensor([weight for _, weight in batch], dtype=torch.float32, device=network.device)
         done = network.forward(inputs, [targets.name])
+        weights = done.inputs.new_tensor([weight for _, weight in batch])
         for i, seed in enumerate(targets.seeds.to(network.device)):
             given = weights.reshape(-1, *[1] * seed.ndim) * seed
             pulled = network.gradient(done, targets.name, given, last=i == len(targets.seeds) - 1)
-            total[i] += pulled.sum(dim=0, dtype=torch.float64).numpy(force=True)
+            total[i] += pulled.numpy(force=True).sum(axis=0, dtype=np.float64)
         batch = list(_taken(points, network.batch_size))
     return total.astype(np.float32)
 

@@ -12,16 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from fmx.adapter import Model
-from fmx.errors import LayerError, ModelError
+from fmx.errors import LayerError, ModelError, near_matches
 from fmx.project.adjoint import way_back
 from fmx.project.rules import Rule, Unlimited, deconvnet
 
-__all__ = ["OUTPUT", "Network", "Pass", "Seeds"]
+__all__ = ["OUTPUT", "PRECISIONS", "Network", "Pass", "Seeds"]
 
 # Stands for the model's output where a layer is asked for.
 OUTPUT = ""
 # Memory grows with it, and a larger one is no faster on a processor.
 DEFAULT_BATCH = 8
+# What is computed in. Where a ReLU's input or two values of a pool are as near to 0 or each other as float32 rounds,
+# float64 tells them apart, whatever the order of the sums.
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 Seeds = Callable[[int, int], torch.Tensor]
 
@@ -52,28 +55,40 @@ class Network:
     device : str
     batch_size : int
         Signals that are pulled back at once, and copies of a picture in a pass.
+    precision : {"float32", "float64"}
+        What is computed in; what comes back is float32.
 
     Raises
     ------
     ModelError
-        The model can't be differentiated; says why, and what works without gradients.
+        No such precision or device; the model can't be differentiated; says why, and what works without gradients.
     """
 
     def __init__(
-        self, model: Model, rule: Rule | None = None, *, device: str = "cpu", batch_size: int = DEFAULT_BATCH
+        self,
+        model: Model,
+        rule: Rule | None = None,
+        *,
+        device: str = "cpu",
+        batch_size: int = DEFAULT_BATCH,
+        precision: str = "float32",
     ) -> None:
         if batch_size < 1:
             raise ModelError(f"A batch holds at least one signal, not {batch_size}: correct --batch-size.")
+        if precision not in PRECISIONS:
+            raise ModelError(f"Gradients can't be computed in {precision}: {near_matches(precision, PRECISIONS)}")
         self.model = model
         self.batch_size = batch_size
         self._rule = rule
         try:
             self.device = torch.device(device)
             # The weights get no gradients.
-            self.module = model.torch_module(relu=rule).requires_grad_(False).to(self.device)
+            module = model.torch_module(relu=rule).requires_grad_(False)
+            self._wide = PRECISIONS[precision] if precision != "float32" else None
+            self.module = (module if self._wide is None else module.to(self._wide)).to(self.device)
         except ModelError as error:
             raise _not_differentiable(error) from error
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, TypeError) as error:
             raise ModelError(f"The device {device} can't be used: {str(error).splitlines()[0]}.") from None
         _channels_last(self.module)
 
@@ -108,7 +123,7 @@ class Network:
 
     def forward(self, inputs: torch.Tensor, names: Sequence[str]) -> Pass:
         """Run a batch (sample, …) forward, and keep what leads from layers to the input."""
-        inputs = inputs.detach().requires_grad_()
+        inputs = inputs.detach().to(self._wide or inputs.dtype).requires_grad_()
         # A copy, for models that write to their input.
         given = inputs.clone(memory_format=torch.channels_last if inputs.ndim == 4 else torch.preserve_format)
         layers = [name for name in names if name != OUTPUT]
