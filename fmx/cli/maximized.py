@@ -158,7 +158,7 @@ def draw(found: Mapping[str, xr.Dataset], drawing: Drawing) -> Path:
                 about = {"layer": layer, "target": label, "status": str(results["status"].values[i])}
                 about |= {"activation": f"{results['activation'].values[i]:.6g}"}
                 variant = [f"{results['variant'].values[i]:02d}"] if "variant" in results.coords else []
-                folder.save(Frame(pixels[i], labels=about), label.replace(":", "_"), *variant)
+                folder.save(Frame(pixels[i], labels=about), *label.split(":"), *variant)
             for page, sheet in enumerate(_sheets(layer, results, _enlarged(pixels), captions), start=1):
                 folder.save(sheet, "sheet", layer, *([f"{page:03d}"] if len(captions) > _PAGE else []))
             if drawing.curve:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from fmx.adapter import Session
+from fmx.allocator import memory_is_kept
 from fmx.errors import DataError
-from fmx.extraction.allocator import memory_is_kept
 from fmx.extraction.pipeline import Meter, Progress, Status
 from fmx.extraction.request import Request
 from fmx.extraction.settle import Settled, settle

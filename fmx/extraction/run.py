@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from fmx.adapter import Batch, Capture, Session, run_all
+from fmx.allocator import memory_is_kept
 from fmx.errors import StoreError
-from fmx.extraction.allocator import memory_is_kept
 from fmx.extraction.estimate import buffers_within, check_room, compressed_bytes
 from fmx.extraction.feed import Fed, Feed
 from fmx.extraction.pipeline import Course, Handover, Meter, Progress, Sink, Status

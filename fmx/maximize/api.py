@@ -142,6 +142,7 @@ def maximize(
     "Feature Visualization"; Fel et al. 2023, "Unlocking Feature Visualization" (MACO).
     """
     from fmx.adapter import Model, load
+    from fmx.allocator import memory_is_kept
     from fmx.errors import FmxError
     from fmx.maximize.methods import settings_for
     from fmx.maximize.network import Network, picture_preprocess
@@ -185,7 +186,8 @@ def maximize(
     about |= {"every": every or 0}
     kept = keep_for(to, opened.fingerprint)
     work = _Work(network, settings, about, kept, batch_size, every, progress, overwrite)
-    return work.run(targets, lambda: _magnitude(network, settings, spectrum))
+    with memory_is_kept():
+        return work.run(targets, lambda: _magnitude(network, settings, spectrum))
 
 
 def _magnitude(network: Network, settings: Settings, spectrum: Any) -> torch.Tensor | None:

@@ -1,8 +1,8 @@
 """Keeping the memory of a batch for the next one.
 
 glibc gives large buffers back to the system as soon as they are freed and asks for them again at the next batch; the
-system then has to clear every page anew. That costs a quarter of the time of a small network on a CPU. While an
-extraction runs, the process keeps what it has.
+system then has to clear every page anew. That costs a quarter of the time of a small network on a CPU. While pictures
+run through a network again and again, the process keeps what it has.
 """
 
 from __future__ import annotations
