@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from chromium import BINARY, Page
 from small_stores import write_store
+from test_resume import extract
 
 from fmx.report import write_report
 
@@ -50,7 +51,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         about={"model": "tests.networks:small", "input_shape": [3, 16, 16]},
     )
     page = write_report(store, folder / "report.html")
-    return {"page": page, "assets": write_report(store, folder / "report", assets=True)}
+    found = {"page": page, "assets": write_report(store, folder / "report", assets=True)}
+    data = rng.random((5, 3, 32, 32), dtype=np.float32)
+    summed = extract(folder / "summed.zarr", data, reduce=["stats", "hist", "quantiles", "top-samples"])
+    found["summaries"] = write_report(summed, folder / "summaries.html")
+    steps = {"epoch": [0] * 6 + [1] * 6, "step": range(12)}
+    recorded = {name: values[name][:, :1] for name in ("stem", LONG)}
+    training = write_store(folder / "training.zarr", recorded, more_labels=steps)
+    found["training"] = write_report(training, folder / "training.html")
+    return found
 
 
 @pytest.fixture(params=["page", "assets"])
@@ -69,6 +78,11 @@ def load_all(page: Page) -> None:
 def test_nothing_is_broken_and_nothing_comes_from_the_network(shown: Page) -> None:
     load_all(shown)
     assert shown.run("document.images.length") > 40
+    check_whole(shown)
+
+
+def check_whole(shown: Page) -> None:
+    """See that pictures are there and named, that links lead somewhere, and that nothing was said or asked for."""
     assert shown.run("[...document.images].filter(i => !i.naturalWidth).map(i => i.alt)") == []
     assert shown.run("[...document.images].filter(i => !i.alt).length") == 0
     missing = "[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))"
@@ -94,12 +108,17 @@ def test_names_are_text_whatever_they_hold(shown: Page) -> None:
 def test_no_sideways_scrolling(reports: dict[str, Path], width: int) -> None:
     with Page(reports["page"].as_uri(), width=width, height=844) as page:
         load_all(page)
-        page.run("document.querySelectorAll('article').forEach(a => { a.style.contentVisibility = 'visible'; })")
-        assert page.run("document.documentElement.scrollWidth") <= width
-        inside = "e => { for (let b = e; b; b = b.parentElement) if (getComputedStyle(b).overflowX !== 'visible')"
-        inside += " return true; return false; }"
-        out = f"[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > {width} + 1"
-        assert page.run(f"{out} && !({inside})(e)).map(e => e.outerHTML.slice(0, 99))") == []
+        check_width(page, width)
+
+
+def check_width(page: Page, width: int) -> None:
+    """See that all fits this width, but for what scrolls in itself."""
+    page.run("document.querySelectorAll('article').forEach(a => { a.style.contentVisibility = 'visible'; })")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    inside = "e => { for (let b = e; b; b = b.parentElement) if (getComputedStyle(b).overflowX !== 'visible')"
+    inside += " return true; return false; }"
+    out = f"[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > {width} + 1"
+    assert page.run(f"{out} && !({inside})(e)).map(e => e.outerHTML.slice(0, 99))") == []
 
 
 def test_keys_lead_through_the_layers(reports: dict[str, Path]) -> None:
@@ -200,6 +219,22 @@ def test_text_is_readable_in_light_and_dark(reports: dict[str, Path], dark: bool
         page.press("d")
         page.until(f"getComputedStyle(document.querySelector('.side')).backgroundColor !== '{paper}'")
         assert page.run(CONTRAST) == []
+
+
+@pytest.mark.parametrize("what", ["summaries", "training"])
+@pytest.mark.parametrize(("width", "dark"), [(320, True), (1280, False)])
+def test_pages_of_summaries_and_trainings_are_whole(
+    reports: dict[str, Path], what: str, width: int, dark: bool
+) -> None:
+    with Page(reports[what].as_uri(), width=width, height=844, dark=dark) as page:
+        load_all(page)
+        check_whole(page)
+        check_width(page, width)
+        assert page.run(CONTRAST) == []
+        panel = "document.querySelector('#layer-1 .curves')"
+        assert page.run(f"{panel}.querySelectorAll('svg').length") == 4
+        # Words of a curve are as large as those of other charts, to within what the panel scales them by.
+        assert page.run(f"[...{panel}.querySelectorAll('svg')].every(s => s.getBoundingClientRect().width >= 190)")
 
 
 def test_it_prints_in_dark_mode_too(reports: dict[str, Path]) -> None:

@@ -19,7 +19,7 @@ from fmx.reduce.columns import ColumnReducer
 from fmx.reduce.places import Extremes, Places
 from fmx.store import Store
 
-__all__ = ["MEANINGS", "Gathered", "health", "of_layer"]
+__all__ = ["MEANINGS", "Gathered", "by_moments", "dead_channels", "health", "of_layer"]
 
 MEAN_RANGE = (0.1, 2.0)
 SPARSITY_RANGE = (0.3, 0.7)
@@ -228,30 +228,47 @@ def _channels(
     state: State, extreme: State, twins: tuple[NDArray[np.int64], NDArray[np.float64], bool], data: xr.Dataset
 ) -> xr.Dataset:
     twin, correlation, enough = twins
-    moments, extremes = Moments().finalize(state), Extremes().finalize(extreme)
+    told = by_moments(state, data)
+    low, high = told["min"].values, told["max"].values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        at_max = np.where(high == 0, 0.0, Extremes().finalize(extreme)["at_max"] / state["count"])
+    varies = (state["count"] > 0) & (low != high)
+    values = {
+        "at_max": at_max,
+        "saturated": varies & (at_max >= SATURATED),
+        "twin": np.append(data["channel"].values, -1)[twin],
+        "correlation": correlation,
+        "duplicate": (np.abs(np.nan_to_num(correlation)) >= TWIN) & enough,
+    }
+    more = {name: ("channel", value, {"definition": _CHANNEL[name]}) for name, value in values.items()}
+    return told.assign(more)[[*(n for n in told if n not in {"nan", "inf"}), *more, "nan", "inf"]]
+
+
+def by_moments(state: State, data: xr.Dataset) -> xr.Dataset:
+    """Judge every channel by its moments alone, which say nothing of saturated and duplicate ones; see `health`.
+
+    Parameters
+    ----------
+    state : array (channel,)
+        Of `fmx.reduce.Moments`.
+    data : xarray.Dataset
+        Of which the labels of channels and the attributes are taken.
+    """
+    moments = Moments().finalize(state)
     low, high, zeros = moments["min"], moments["max"], moments["sparsity"]
     known = moments["count"] > 0
     rectified = bool((low[known] >= 0).all())
     zero_share = float(state["zeros"].sum() / max(moments["count"].sum(), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        at_max = np.where(high == 0, 0.0, extremes["at_max"] / moments["count"])
         magnitude = moments["l1"] / moments["count"]
-    constant = known & (low == high)
-    dead = known & (high <= 0) if rectified else constant
-    numbers = np.append(data["channel"].values, -1)
     values = {
         "mean": moments["mean"],
         "magnitude": magnitude,
         "sparsity": zeros,
         "min": low,
         "max": high,
-        "dead": dead,
+        "dead": dead_channels(moments, rectified=rectified),
         "always_on": known & (zeros == 0) & rectified & (zero_share >= 0.01),
-        "at_max": at_max,
-        "saturated": known & ~constant & (at_max >= SATURATED),
-        "twin": numbers[twin],
-        "correlation": correlation,
-        "duplicate": (np.abs(np.nan_to_num(correlation)) >= TWIN) & enough,
         "nan": moments["nan"],
         "inf": moments["inf"],
     }
@@ -261,11 +278,20 @@ def _channels(
     return result.assign_attrs(rectified=int(rectified), **totals)
 
 
+def dead_channels(moments: Mapping[str, NDArray[Any]], *, rectified: bool) -> NDArray[np.bool_]:
+    """Say which channels are dead: without a value above 0 behind a ReLU, else with one value only."""
+    known = moments["count"] > 0
+    with np.errstate(invalid="ignore"):
+        dead = moments["max"] <= 0 if rectified else moments["min"] == moments["max"]
+    return np.asarray(known & dead, bool)
+
+
 def of_layer(channels: xr.Dataset) -> xr.Dataset:
     """Judge a layer by what is known of its channels; see `health`."""
     count = channels.sizes["channel"]
     values: dict[str, Any] = {"channels": count}
-    values |= {name: int(channels[name].sum()) for name in ("dead", "always_on", "saturated", "duplicate")}
+    counted = [name for name in ("dead", "always_on", "saturated", "duplicate") if name in channels]
+    values |= {name: int(channels[name].sum()) for name in counted}
     values |= {name: float(channels[name].mean()) for name in ("mean", "magnitude")}
     values["sparsity"] = channels.attrs["zeros"] / channels.attrs["values"] if channels.attrs["values"] else np.nan
     with np.errstate(over="ignore"):
@@ -292,7 +318,7 @@ def _flags(found: dict[str, Any], *, rectified: bool) -> dict[str, str]:
         ("saturated", "saturated", "saturated"),
         ("duplicate", "duplicates", "nearly the same as another"),
     ):
-        if found[name]:
+        if found.get(name):
             flags[key] = f"{found[name]} of {count} channels {text}"
     if np.isnan(found["magnitude"]):
         return flags

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fmx.analyze.batches import channel_batches, merge_along
 from fmx.analyze.class_profile import Ranking, blank_fold
+from fmx.analyze.course import Points, course_of
 from fmx.analyze.health import Gathered, of_layer
 from fmx.analyze.parts import Part, clean_level, noise_levels
 from fmx.analyze.rank import of_classes
@@ -27,7 +28,7 @@ from fmx.store import Store
 __all__ = ["PARTS", "Overview", "Questions", "overview"]
 
 # What can be asked beside moments and a histogram, which are always told.
-PARTS = ("top", "health", "robustness", "classes")
+PARTS = ("top", "health", "robustness", "classes", "course")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Questions:
         How channels are ranked for classes, settled for the same level; by the mean, selectivity or precision.
     top_of_class : int
         Channels of each class.
+    points : Points or None
+        Points of a training, for its course.
     """
 
     level: int
@@ -56,6 +59,7 @@ class Questions:
     top: int = 6
     ranking: Ranking | None = None
     top_of_class: int = 5
+    points: Points | None = None
 
 
 @dataclass
@@ -74,6 +78,8 @@ class Overview:
         As `fmx.analyze.top_samples`, `health` (per layer) and `rank` (per class) tell.
     robustness : xarray.Dataset or None
         What `fmx.reduce.NoisePairs` tells (noise).
+    course : xarray.Dataset or None
+        As `fmx.analyze.course.course_of` tells of a training.
     """
 
     whole: Mapping[str, float]
@@ -84,6 +90,7 @@ class Overview:
     health: xr.Dataset | None = None
     robustness: xr.Dataset | None = None
     classes: xr.Dataset | None = None
+    course: xr.Dataset | None = None
 
 
 def overview(store: Store, info: LayerInfo, asked: Questions, *, field: ReceptiveField | None = None) -> Overview:
@@ -131,6 +138,7 @@ class _Gathering:
         self.health = Gathered(store, info, own) if "health" in asked.parts else None
         ranked = "classes" in asked.parts and asked.ranking is not None
         self.fold = blank_fold(asked.ranking, info.name) if ranked and asked.ranking else None
+        self.points = asked.points if "course" in asked.parts else None
         dims = [str(dim) for dim in store.activation(info.name).dims if dim not in {"sample", "channel"}]
         self.merged: dict[str, Reducer] = {"moments": Moments(), "hist": Histogram(asked.bins)}
         if "top" in asked.parts:
@@ -144,6 +152,8 @@ class _Gathering:
         own: dict[str, Reducer] = dict(self.merged)
         if self.fold is not None:
             own["each"] = BySample(Sums(), samples)
+        if self.points is not None:
+            own["course"] = BySample(Moments(), samples)
         if self.health is not None:
             own |= self.health.reducers(samples)
         if self.pairs is None:
@@ -168,7 +178,17 @@ class _Gathering:
             self._merge(name, reducer, state)
         if self.health is not None:
             self.health.take(states, states["moments"])
+        if self.points is not None:
+            self._take_course(states["course"]["sample"], self.points)
         self.seen += count
+
+    def _take_course(self, states: Any, points: Points) -> None:
+        """Take in the moments of samples apart (channel, sample)."""
+        groups = points.groups[self.seen : self.seen + states.shape[1]]
+        seen = self.states.setdefault("course", Moments().identity((len(points.at), len(states))))
+        for point in np.unique(groups):
+            own = merge_along(Moments(), np.moveaxis(states[:, groups == point], 1, 0))
+            seen[point] = Moments().merge(seen[point], own)
 
     def _merge(self, name: str, reducer: Reducer, states: Any) -> None:
         self.states[name] = reducer.merge(self.states[name], states) if name in self.states else states
@@ -194,4 +214,6 @@ class _Gathering:
         if self.fold is not None and self.asked.ranking is not None:
             top_of = self.asked.top_of_class
             found.classes = of_classes(self.asked.ranking, self.fold, top_of, votes=False, unique=False)
+        if self.points is not None:
+            found.course = course_of(self.states["course"], self.points.axis, self.points.at)
         return found

@@ -56,8 +56,8 @@ def check_per(per: str, what: str) -> None:
         raise FmxError(f"{what} is told per layer or channel, not {per}.")
 
 
-def check_complete(store: Store, allow_partial: bool) -> None:
-    """See that a store can be analysed.
+def check_complete(store: Store, allow_partial: bool, *, summaries: bool = False) -> None:
+    """See that a store can be analysed; with `summaries` one that keeps no activations will do.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def check_complete(store: Store, allow_partial: bool) -> None:
         )
     if not done:
         raise FmxError(f"{store.path} has no complete sample yet: run the fmx extract that made it again.")
-    if not store.layers:
+    if not store.layers and not (summaries and store.attributes.get("reduced")):
         raise FmxError(f"{store.path} keeps summaries and no activations: extract it without --reduce.")
 
 

@@ -125,14 +125,14 @@ def help_of(function: Callable[..., None]) -> str:
 MOST_SAVED_BYTES = 512 * 2**20
 
 
-def open_for(path: str, *, allow_partial: bool) -> Store:
-    """Open a store, and say on standard error what is left out of it."""
+def open_for(path: str, *, allow_partial: bool, summaries: bool = False) -> Store:
+    """Open a store, of activations unless `summaries` will do, and say on standard error what is left out of it."""
     from fmx.analyze.parts import check_complete
     from fmx.cli.output import note
     from fmx.store import open_store
 
     store = open_store(path)
-    check_complete(store, allow_partial)
+    check_complete(store, allow_partial, summaries=summaries)
     done, total = int(store.complete.sum()), len(store.samples)
     if done < total:
         note(f"the store is not complete: {done} of {total} samples are analysed")

@@ -53,13 +53,14 @@ def report(
     The page is a file that opens from disk, loads nothing from the network, and prints.
     """
     from fmx.cli.output import say
+    from fmx.report.summaries import layers_of
     from fmx.report.write import check_target, write_report
 
     target = output or ("report" if assets else "report.html")
     check_target(target, assets=assets, overwrite=overwrite)
     if weights is not None and model is None:
         raise FmxError("--weights belong to a model: name it with --model.")
-    opened = common.open_for(store, allow_partial=allow_partial)
+    opened = common.open_for(store, allow_partial=allow_partial, summaries=True)
     page = write_report(
         opened,
         target,
@@ -75,7 +76,7 @@ def report(
         device=device,
         reading=common.reading,
     )
-    say(f"{page}: {len(opened.select(layers))} layers, {_size(page, assets=assets)}")
+    say(f"{page}: {len(layers_of(opened, layers))} layers, {_size(page, assets=assets)}")
 
 
 def _load(model: str, store: Store, weights: str | None, trust: bool, operators: Any) -> Model:

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from fmx.render.palette import colours
 
-__all__ = ["bars", "histogram", "line_chart", "matrix", "number", "shortened", "spark_line"]
+__all__ = ["bars", "curve", "histogram", "line_chart", "matrix", "number", "shortened", "span_of", "spark_line"]
 
 Values = NDArray[Any]
 # Cells of a matrix that is larger are too small for their values.
 MOST_WITH_VALUES = 14
 _WIDEST = 620
+# Points of a curve that has more are told by its line alone.
+MOST_WITH_DOTS = 16
 _CMAP = "viridis"
 
 
@@ -102,10 +104,11 @@ def _points(x: Values, y: Values, box: tuple[float, float, float, float], span: 
     return [run for run in runs if run]
 
 
-def spark_line(x: Values, y: Values, width: int = 72, height: int = 24) -> Markup:
-    """Draw a curve from 0 to 1 as small as a word."""
-    label = f"cosine with the clean activations: {', '.join(f'{b:.2f} at {a:g}' for a, b in zip(x, y, strict=True))}"
-    runs = _points(x, y, (2, width - 2, 2, height - 3), (0, 1))
+def spark_line(
+    x: Values, y: Values, label: str, span: tuple[float, float] = (0, 1), width: int = 72, height: int = 24
+) -> Markup:
+    """Draw a curve within a span of values as small as a word; the label says what it is of."""
+    runs = _points(x, y, (2, width - 2, 2, height - 3), span)
     body = "".join(f'<polyline class="line" points="{" ".join(run)}"/>' for run in runs)
     return Markup(
         f'{_open(width, height, label, "spark")}<path class="axis" d="M0 {height - 0.5}h{width}"/>{body}</svg>'
@@ -138,6 +141,52 @@ def line_chart(x: Values, series: dict[str, Values], axis: str, width: int = 280
             f'<path class="line s{i}" d="M{start:.0f} 9h18"/><text x="{start + 23:.0f}" y="13">{escape(name)}</text>'
         )
     return Markup(f"{_open(width, height, told, 'chart')}{body}</svg>")
+
+
+def span_of(y: Values) -> tuple[float, float]:
+    """Give the range of what is finite; a single value lies in its middle."""
+    finite = np.asarray(y, np.float64)[np.isfinite(y)]
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    wide = abs(low) or 1.0
+    return (low, high) if high > low else (low - wide, high + wide)
+
+
+def curve(
+    x: Values,
+    y: Values,
+    name: str,
+    axis: str,
+    marks: Sequence[float] | Values = (),
+    width: int = 220,
+    height: int = 120,
+) -> Markup:
+    """Draw one curve over its own range, with the values at its ends and thin lines at some places along its axis."""
+    finite = np.asarray(y, np.float64)[np.isfinite(y)]
+    if not len(finite):
+        return Markup('<p class="none">There is no finite value.</p>')
+    told = [f"{number(float(v))} at {number(float(a))}" for a, v in zip(x, y, strict=True) if math.isfinite(v)]
+    label = f"{name} by {axis}: {told[0]}, {told[-1]}; from {number(finite.min())} to {number(finite.max())}"
+    span, left, right, top, bottom = span_of(y), 46.0, width - 8.0, 10.0, height - 34.0
+    body, wide = "", float(x[-1] - x[0]) or 1.0
+    constant = finite.min() == finite.max()
+    levels = [((top + bottom) / 2, finite.min())] if constant else [(top, finite.max()), (bottom, finite.min())]
+    for level, value in levels:
+        body += f'<path class="grid" d="M{left} {level:.1f}H{right}"/>'
+        body += f'<text x="{left - 6}" y="{level + 4:.1f}" text-anchor="end">{escape(number(value))}</text>'
+    for mark in marks:
+        at = left + (mark - x[0]) / wide * (right - left)
+        body += f'<path class="grid" d="M{at:.1f} {top}V{bottom}"/>'
+    for at, value, anchor in ((left, x[0], "start"), (right, x[-1], "end")):
+        body += f'<text x="{at:.1f}" y="{bottom + 15:.1f}" text-anchor="{anchor}">{escape(number(value))}</text>'
+    body += f'<text x="{(left + right) / 2:.1f}" y="{height - 6}" text-anchor="middle">{escape(axis)}</text>'
+    for run in _points(x, np.asarray(y, np.float64), (left, right, top, bottom), span):
+        body += f'<polyline class="line" points="{" ".join(run)}"/>'
+        for point in run if len(run) == 1 or len(x) <= MOST_WITH_DOTS else ():
+            a, b = point.split(",")
+            body += f'<circle class="dot" cx="{a}" cy="{b}" r="2.5"/>'
+    return Markup(f"{_open(width, height, label, 'chart')}{body}</svg>")
 
 
 def matrix(

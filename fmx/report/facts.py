@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from fmx.analyze.parts import noise_levels
 from fmx.data import Preprocess
 from fmx.store import Store, saved_analyses
@@ -77,8 +79,9 @@ def _recorded(store: Store) -> dict[str, str]:
     for name in ("epoch", "step"):
         if name in root.coords and root[name].dims == ("sample",) and root.sizes["sample"]:
             values = root[name].values
-            first, last = int(values.min()), int(values.max())
-            found[f"{name}s"] = str(first) if first == last else f"{first} to {last}"
+            if np.issubdtype(values.dtype, np.number):
+                first, last = int(values.min()), int(values.max())
+                found[f"{name}s"] = str(first) if first == last else f"{first} to {last}"
     return found
 
 

@@ -13,6 +13,7 @@ import xarray as xr
 
 from fmx.analyze import ReceptiveField, similarity
 from fmx.analyze.class_profile import Ranking, settle
+from fmx.analyze.course import Points, training_points
 from fmx.analyze.overview import PARTS, Overview, Questions, overview
 from fmx.analyze.parts import check_complete, clean_level, find_level, noise_levels
 from fmx.analyze.receptive import add_boxes
@@ -25,16 +26,18 @@ __all__ = ["Findings", "LayerFindings", "gather"]
 
 BINS = 48
 HELD_OUT = 0.5
-# Samples, drawn at random where there are more, that tell how alike layers are: as many as are compared in seconds.
-COMPARED = (256, 512)
+# Samples, drawn at random where there are more, that tell how alike layers are: as many as are compared in seconds,
+# and as tell it to within some hundredths.
+COMPARED = (512, 1000)
 MOST_PRODUCTS = 2e11
 
 
 @dataclass
 class LayerFindings(Overview):
-    """What is known of one layer: what `fmx.analyze.overview.Overview` has, and its name and shape."""
+    """What is known of one layer: what `fmx.analyze.overview.Overview` has, its name and shape, and any quantiles."""
 
     info: LayerInfo = field(kw_only=True)
+    quantiles: xr.DataArray | None = None
 
     def strongest(self, count: int) -> list[int]:
         """Number the channels whose top samples excite them most: by the mean of their listed values.
@@ -64,11 +67,14 @@ class Findings:
         The level that all but robustness is about.
     similarity : xarray.Dataset or None
     missing : mapping of str to str
-        Why a part of the report is not there, by its name: ``similarity``, ``classes``, ``robustness``.
+        Why a part of the report is not there, by its name: ``similarity``, ``classes``, ``robustness``, ``course``, and
+        of stores of summaries ``maps``, ``statistics``, ``hist``, ``top``.
     reused : mapping of str to str
         By part, the name of the saved results it comes from.
     seconds : mapping of str to float
         How long each part took.
+    points : Points or None
+        Of a recorded training.
     """
 
     store: Store
@@ -78,6 +84,7 @@ class Findings:
     missing: dict[str, str] = field(default_factory=dict)
     reused: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    points: Points | None = None
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -112,14 +119,21 @@ def gather(
     Raises
     ------
     FmxError
-        No such layers; an unfinished store, or one that holds no activations.
+        No such layers; an unfinished store, or one that holds nothing to tell of.
     """
-    check_complete(store, allow_partial)
+    check_complete(store, allow_partial, summaries=True)
+    if not store.layers:
+        from fmx.report.summaries import gather_summaries
+
+        return gather_summaries(store, layers)
     chosen = store.select(layers)
     level = find_level(store, None) if 0 in noise_levels(store) else 0
     found = Findings(store, [], float(noise_levels(store)[level]))
     check_classes(found)
     check_noise(found)
+    found.points = training_points(store)
+    if found.points is None:
+        found.missing["course"] = "The samples have no epochs or steps: record a training with fmx.Recorder."
     work = _Work(found, level, SavedFindings(store, level, held_out(found)), _ranking(found, allow_partial))
     within = reading or (lambda _: nullcontext())
     for i, info in enumerate(chosen, start=1):
@@ -216,6 +230,7 @@ class _Work:
                 top=TOP_SAMPLES,
                 ranking=self.ranking,
                 top_of_class=TOP_OF_CLASS,
+                points=self.found.points,
             )
             one = overview(self.found.store, info, asked, field=seen)
         else:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from fmx.analyze.health import MEANINGS
 from fmx.errors import FmxError
+from fmx.layers import said_layer
 from fmx.report import charts
 from fmx.report.album import Album, Picture
 from fmx.report.findings import Findings, LayerFindings
@@ -53,6 +54,11 @@ class LayerPart:
     noise_spark: Markup | None = None
     noise: Markup | None = None
     noise_rows: list[dict[str, float]] = field(default_factory=list)
+    course_spark: Markup | None = None
+    course: list[tuple[str, Markup]] = field(default_factory=list)
+    course_rows: list[dict[str, float]] = field(default_factory=list)
+    quantiles: list[tuple[str, float]] = field(default_factory=list)
+    quantile_names: list[str] = field(default_factory=list)
     health: dict[str, int] = field(default_factory=dict)
     grid: Grid | None = None
     grid_note: str = ""
@@ -68,7 +74,7 @@ class LayerPart:
     @property
     def bare(self) -> bool:
         """Whether the name is a number, which says little without the kind."""
-        return self.name.replace(".", "").isdigit()
+        return said_layer(self.name) != self.name
 
     @property
     def state(self) -> str:
@@ -127,31 +133,43 @@ def layer_part(
         spark=charts.bars(layer.counts, layer.edges),
         histogram=charts.histogram(layer.counts, layer.edges),
     )
+    if "hist" in found.missing:
+        part.spark = Markup("–")
+        part.histogram = Markup('<p class="none">{}</p>').format(found.missing["hist"])
     if layer.health is not None:
-        names = ("dead", "always_on", "saturated", "duplicate")
+        names = [n for n in ("dead", "always_on", "saturated", "duplicate") if n in layer.health]
         part.health = {name.replace("_", " "): int(layer.health[name]) for name in names}
+    if layer.quantiles is not None:
+        part.quantile_names = [f"{100 * q:g} %" for q in layer.quantiles["quantile"].values]
+        if layer.quantiles.dims == ("quantile",):
+            part.quantiles = list(zip(part.quantile_names, layer.quantiles.values.tolist(), strict=True))
     if layer.channels is not None:
         part.channel_count = layer.channels.sizes["channel"]
         _noise(part, layer)
+        _course(part, layer, found)
         _channels(part, layer, found, album, kept, count)
-        try:
-            part.grid = layer_grid(
-                found.store, info.name, album, sample=sample, noise=found.noise, layers=len(found.layers)
-            )
-        except FmxError as error:
-            part.grid_note = str(error)
-    else:
+        if "maps" not in found.missing:
+            _grid(part, info.name, found, album, sample)
+    elif "maps" not in found.missing:
         part.grid_note = "This layer has no axis channel, so that there is nothing to show channel by channel."
     if layer.classes is not None:
         _classes(part, layer)
     return part
 
 
+def _grid(part: LayerPart, layer: str, found: Findings, album: Album, sample: str) -> None:
+    try:
+        part.grid = layer_grid(found.store, layer, album, sample=sample, noise=found.noise, layers=len(found.layers))
+    except FmxError as error:
+        part.grid_note = str(error)
+
+
 def _verdict(layer: LayerFindings) -> str:
     if layer.health is not None:
         return str(layer.health["verdict"].item())
     lost = int(layer.whole["nan"] + layer.whole["inf"])
-    return f"{lost} values are NaN or infinite" if lost else "not judged: no channels"
+    why = "no channels" if layer.channels is None else "no statistics"
+    return f"{lost} values are NaN or infinite" if lost else f"not judged: {why}"
 
 
 def _noise(part: LayerPart, layer: LayerFindings) -> None:
@@ -159,13 +177,37 @@ def _noise(part: LayerPart, layer: LayerFindings) -> None:
         return
     one = layer.robustness.sortby("noise")
     levels = one["noise"].values.astype(np.float64)
-    part.noise_spark = charts.spark_line(levels, one["cosine"].values)
+    told = ", ".join(f"{b:.2f} at {a:g}" for a, b in zip(levels, one["cosine"].values, strict=True))
+    part.noise_spark = charts.spark_line(levels, one["cosine"].values, f"cosine with the clean activations: {told}")
     series = {"cosine": one["cosine"].values, "correlation": one["correlation"].values}
     part.noise = charts.line_chart(levels, series, "noise level")
     names = ("sqnr", "cosine", "correlation", "relative_l2")
     part.noise_rows = [
         {"noise": float(level), **{name: float(one[name].values[i]) for name in names}}
         for i, level in enumerate(levels)
+    ]
+
+
+def _course(part: LayerPart, layer: LayerFindings, found: Findings) -> None:
+    if layer.course is None:
+        return
+    one = layer.course
+    axis = str(one["mean"].dims[0])
+    at, marks = one[axis].values.astype(np.float64), () if found.points is None else found.points.epochs
+    shown = {
+        "mean": one["mean"].values,
+        "std": one["std"].values,
+        "zeros, %": 100 * one["sparsity"].values,
+        "dead channels": one["dead"].values.astype(np.float64),
+    }
+    word = "noise level" if axis == "noise" else axis
+    part.course = [(name, charts.curve(at, values, name, word, marks)) for name, values in shown.items()]
+    mean = shown["mean"]
+    told = f"mean by {word}: {charts.number(mean[0])} at first, {charts.number(mean[-1])} at last"
+    part.course_spark = charts.spark_line(at, mean, told, charts.span_of(mean))
+    names = ("mean", "std", "sparsity", "dead")
+    part.course_rows = [
+        {"at": float(value), **{name: float(one[name].values[i]) for name in names}} for i, value in enumerate(at)
     ]
 
 
@@ -199,6 +241,11 @@ def _channels(
     cards = {card.channel for card in part.cards}
     names = ("mean", "std", "min", "max", "sparsity", "nan", "inf")
     table = {name: layer.channels[name].sel(channel=listed).values.tolist() for name in names}
+    table["quantiles"] = (
+        [()] * len(listed)
+        if layer.quantiles is None
+        else layer.quantiles.sel(channel=listed).transpose("channel", "quantile").values.tolist()
+    )
     part.rows = [
         {
             "channel": channel,

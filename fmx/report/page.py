@@ -22,6 +22,7 @@ from fmx.report.features import Maker, measured_fields, saved_features
 from fmx.report.findings import Findings
 from fmx.report.layer_part import LayerPart, layer_part
 from fmx.report.pictures import picture_of
+from fmx.report.summaries import layers_of
 from fmx.store import Store
 
 if TYPE_CHECKING:
@@ -75,10 +76,11 @@ class PageSettings:
         if store.frames > 1 or not isinstance(store.attributes.get("preprocessing"), Mapping):
             raise FmxError(f"{store.path} is not of single pictures, which are needed with --model: leave it out.")
         names = {info.name for info in model.layers}
-        chosen = store.select(layers)
+        chosen = layers_of(store, layers)
         if not names & {info.name for info in chosen}:
             raise FmxError(f"{model.source} has none of the layers of {store.path}: give the model it was made with.")
-        return measured_fields(model, [info for info in chosen if info.name in names])
+        # What neurons see is drawn into pictures, which come with activations.
+        return {} if not store.layers else measured_fields(model, [info for info in chosen if info.name in names])
 
     def count(self, layers: int) -> int:
         """Say how many channels of each layer are shown with their top samples."""
@@ -102,8 +104,15 @@ class Page:
     classes: Any = None
     classes_told: str = ""
     robustness: Any = None
+    course_axis: str = ""
+    course_told: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def summarised(self) -> bool:
+        """Whether the store keeps summaries and no activations."""
+        return "maps" in self.missing
 
 
 def page_of(found: Findings, album: Album, settings: PageSettings, model: Model | None) -> Page:
@@ -141,6 +150,13 @@ def page_of(found: Findings, album: Album, settings: PageSettings, model: Model 
         noise=found.noise,
         missing=found.missing,
     )
+    _course_of_page(found, page)
+    if page.summarised:
+        page.notes.append(
+            "The store keeps summaries and no activations, so that there are no maps, no pictures of top samples, and "
+            "no saturated and duplicate channels are looked for: extract without --reduce to see them"
+        )
+        page.notes += [found.missing["top"].rstrip(".")] if "top" in found.missing else []
     if found.reused:
         told = [f"{_PARTS.get(part, part)}: {name}" for part, name in found.reused.items()]
         page.notes.append(f"Some is taken from saved results: {'; '.join(told)}")
@@ -222,6 +238,17 @@ def _counted(what: str, count: int) -> tuple[str, str]:
     """Name what is counted, in the plural unless there is one."""
     many = f"{what}es" if what.endswith("s") else f"{what}s"
     return (what if count == 1 else many), str(count)
+
+
+def _course_of_page(found: Findings, page: Page) -> None:
+    """Say what the curves of layers are along."""
+    course = next((one.course for one in found.layers if one.course is not None), None)
+    if course is None:
+        return
+    axis = str(course["mean"].dims[0])
+    page.course_axis = "noise level" if axis == "noise" else axis
+    if found.points is not None and len(found.points.epochs):
+        page.course_told = "; upright lines: an epoch begins"
 
 
 def _matrices(found: Findings, page: Page) -> None:

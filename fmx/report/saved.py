@@ -20,7 +20,7 @@ from fmx.layers import LayerInfo
 from fmx.reduce import Moments
 from fmx.store import Store, open_analysis, saved_analyses
 
-__all__ = ["METRIC", "TOP_OF_CLASS", "TOP_SAMPLES", "SavedFindings"]
+__all__ = ["METRIC", "TOP_OF_CLASS", "TOP_SAMPLES", "SavedFindings", "states_of"]
 
 TOP_SAMPLES = 6
 TOP_OF_CLASS = 5
@@ -58,7 +58,7 @@ class SavedFindings:
             "robustness": self._robustness,
             "classes": self._classes,
         }
-        return find[part](info)
+        return find[part](info) if part in find else None
 
     def statistics(self, info: LayerInfo) -> tuple[str, Overview] | None:
         """Give moments and histogram, if both are saved."""
@@ -67,7 +67,7 @@ class SavedFindings:
         if stats is None or hist is None or np.isnan(hist[1]["edges"].values).any():
             return None
         channels, shape = stats[1], hist[1]
-        whole = Moments().finalize(merge_along(Moments(), np.atleast_1d(_states(channels))))
+        whole = Moments().finalize(merge_along(Moments(), np.atleast_1d(states_of(channels))))
         found = Overview({n: float(v) for n, v in whole.items()}, shape["counts"].values, shape["edges"].values)
         found.channels = channels if by else None
         return ", ".join(dict.fromkeys([stats[0], hist[0]])), found
@@ -160,7 +160,7 @@ class SavedFindings:
         return int(self.store.complete.sum()) * times * math.prod(info.shape)
 
 
-def _states(told: xr.Dataset) -> Any:
+def states_of(told: xr.Dataset) -> Any:
     """Turn results of `fmx.reduce.Moments` into the states that they come from."""
     one = {str(name): told[name].values for name in told}
     state = Moments().identity(one["count"].shape)
