@@ -66,9 +66,9 @@ def test_five_lines_are_five_lines() -> None:
 
 def test_set_up_commands_are_those_of_ci() -> None:
     setup = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("pip ")]
-    assert setup == ['pip install ".[demo]" && fmx demo', 'pip install -e ".[test]" && pytest']
+    assert setup == ['pip install ".[demo]" && fmx demo', 'pip install -e ".[test]" && pytest -n auto']
     ci = (Path(__file__).parents[1] / ".ci" / "run").read_text()
-    assert '-e ".[test]"\npytest\n' in ci
+    assert '-e ".[test]"\npytest -n auto\n' in ci
 
 
 def test_pictures_and_links_are_there() -> None:
