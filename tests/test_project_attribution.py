@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import fmx
 from fmx.errors import FmxError, LayerError
 from fmx.project.attribution import ATTRIBUTIONS, attribute
+from fmx.project.network import Network
 
 SHAPE = (3, 20, 20)
 
@@ -351,3 +352,39 @@ def test_a_model_without_classes_says_so(net: Small) -> None:
         attribute(
             fmx.load(nn.Sequential(nn.Flatten(), nn.Linear(1200, 2)), input_shape=SHAPE), noise(1), method="grad-cam"
         )
+
+
+class Viewing(Small):
+    """The same with a view of its values as one long row, as many small networks have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu1(self.conv1(x)))
+        x = self.relu2(self.conv2(x))
+        return self.fc(x.view(x.shape[0], -1))
+
+
+@pytest.mark.parametrize("name", ["gradient", "grad-cam", "integrated-gradients"])
+def test_views_of_values_in_their_usual_order(net: Small, name: str) -> None:
+    viewing = Viewing().eval()
+    viewing.load_state_dict(net.state_dict())
+    more = {"layer": "relu2"} if name == "grad-cam" else {}
+    found, expected = (attribute(fmx.load(n, input_shape=SHAPE), noise(), method=name, **more) for n in (viewing, net))
+    close(found["attribution"], expected["attribution"])
+    close(found["value"], expected["value"])
+
+
+def test_deconvnet_through_a_view(net: Small) -> None:
+    viewing, plain = Viewing().eval(), copy.deepcopy(net)
+    torch.nn.init.constant_(plain.fc.bias, 2.0)
+    viewing.load_state_dict(plain.state_dict())
+    models = [fmx.load(n, input_shape=SHAPE) for n in (viewing, plain)]
+    found, expected = (fmx.project.deconv(model, noise(), layer="fc") for model in models)
+    close(found["projection"], expected["projection"])
+
+
+def test_what_runs_in_no_order_leaves_the_fastest(net: Small) -> None:
+    network = Network(fmx.load(net, input_shape=SHAPE))
+    with pytest.raises(FmxError, match="does not run on this input"):
+        network.begin(noise()[0][:, :9], ["fc"])
+    assert network.module.module.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not network.module.module.conv1.weight.is_contiguous()

@@ -90,7 +90,8 @@ class Network:
             raise _not_differentiable(error) from error
         except (RuntimeError, AssertionError, TypeError) as error:
             raise ModelError(f"The device {device} can't be used: {str(error).splitlines()[0]}.") from None
-        _channels_last(self.module)
+        # Convolutions are fastest in this order of memory.
+        self._lay_out(torch.channels_last)
 
     def begin(self, values: NDArray[Any], names: Sequence[str], copies: int = 1) -> Pass:
         """Run copies of one sample forward, or as few as the model takes.
@@ -124,20 +125,43 @@ class Network:
     def forward(self, inputs: torch.Tensor, names: Sequence[str]) -> Pass:
         """Run a batch (sample, …) forward, and keep what leads from layers to the input."""
         inputs = inputs.detach().to(self._wide or inputs.dtype).requires_grad_()
-        # A copy, for models that write to their input.
-        given = inputs.clone(memory_format=torch.channels_last if inputs.ndim == 4 else torch.preserve_format)
-        layers = [name for name in names if name != OUTPUT]
         try:
-            with torch.enable_grad(), Unlimited() if self._rule is deconvnet else nullcontext():
-                if OUTPUT in names:
-                    output, found = self.module.forward_with(given, layers)
-                    found = found | {OUTPUT: _first_tensor(output, self.model.source)}
-                else:
-                    found = self.module.capture(given, layers)
+            found = self._values(inputs, names)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].rstrip(".")
-            raise ModelError(f"{self.model.source} does not run on this input: {reason}.") from error
+            usual = self._values_in_usual_order(inputs, names)
+            if usual is None:
+                reason = str(error).strip().splitlines()[-1].rstrip(".")
+                raise ModelError(f"{self.model.source} does not run on this input: {reason}.") from error
+            found = usual
         return Pass(inputs, found)
+
+    def _values(self, inputs: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        # A copy, for models that write to their input.
+        given = inputs.clone(memory_format=self._order if inputs.ndim == 4 else torch.preserve_format)
+        layers = [name for name in names if name != OUTPUT]
+        with torch.enable_grad(), Unlimited() if self._rule is deconvnet else nullcontext():
+            if OUTPUT not in names:
+                return dict(self.module.capture(given, layers))
+            output, found = self.module.forward_with(given, layers)
+            return {**found, OUTPUT: _first_tensor(output, self.model.source)}
+
+    def _values_in_usual_order(self, inputs: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor] | None:
+        """Run code that sees values as one long row, such as x.view(len(x), -1); else give None."""
+        if self._order is not torch.channels_last:
+            return None
+        self._lay_out(torch.contiguous_format)
+        try:
+            return self._values(inputs, names)
+        except RuntimeError:
+            self._lay_out(torch.channels_last)
+            return None
+
+    def _lay_out(self, order: torch.memory_format) -> None:
+        """Settle the order in memory of pictures and of the weights of convolutions; values stay as they are."""
+        self._order = order
+        for weights in (*self.module.parameters(), *self.module.buffers()):
+            if weights.ndim == 4:
+                weights.data = weights.data.contiguous(memory_format=order)
 
     def _copies(self, single: torch.Tensor, names: Sequence[str], copies: int) -> Pass | None:
         """Run copies; None where the model was made for a batch of one, which not every operation notices."""
@@ -245,13 +269,6 @@ def _what_blocks(model: Model) -> str:
 def _not_differentiable(error: ModelError) -> ModelError:
     reason = str(error).rstrip(".")
     return ModelError(f"{reason}; without gradients fmx occlude, fmx extract and all that reads stores still work.")
-
-
-def _channels_last(module: torch.nn.Module) -> None:
-    """Lay weights of convolutions out as the processor computes with them fastest; values stay as they are."""
-    for weights in (*module.parameters(), *module.buffers()):
-        if weights.ndim == 4:
-            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
 
 
 def _first_tensor(output: Any, source: str) -> torch.Tensor:
