@@ -9,7 +9,7 @@ import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,26 @@ def test_help_has_an_example_that_the_command_would_take(command: str, cli: Cli)
     assert f"Example: fmx {command} " in text
     options = [word for word in text.rpartition("Example:")[2].split() if word.startswith("-")]
     assert all(option in text.rpartition("Example:")[0] for option in options)
+
+
+def leaves(command: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    """Give all commands below one, by their names."""
+    for name, below in command.commands.items():
+        yield from leaves(below, *path, name) if hasattr(below, "commands") else [(" ".join([*path, name]), below)]
+
+
+def test_every_command_has_an_example_that_it_would_take() -> None:
+    from typer.main import get_command
+
+    from fmx.cli.app import app
+
+    found = dict(leaves(get_command(app)))
+    assert {"extract", "render grid"} <= set(found)
+    for name, command in found.items():
+        example = command.epilog or ""
+        assert example.startswith(f"Example: fmx {name} "), name
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in example.split() if word.startswith("-")} <= known, name
 
 
 def test_help_lists_the_commands_and_version_is_plain(cli: Cli) -> None:
