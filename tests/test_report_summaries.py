@@ -84,7 +84,7 @@ def test_statistics_stand_by_noise_level(stores: tuple[Path, Path]) -> None:
 
 def test_the_page_says_what_summaries_leave_out(stores: tuple[Path, Path], tmp_path: Path) -> None:
     text = shown(open_store(stores[1]))
-    for said in ("keeps summaries and no activations", "to see how alike layers are", "By noise level", "95 %"):
+    for said in ("keeps summaries and no activations", "to see how alike layers are", "By noise level", "Q0.95"):
         assert said in text
     assert "Maps" not in text and "not judged" not in text and "saturated</dt>" not in text
     done = CliRunner().invoke(app, ["report", str(stores[1]), "-o", str(tmp_path / "r.html"), "--layers", "!fc"])
@@ -99,7 +99,7 @@ def test_each_summary_alone_has_a_report(name: str, tmp_path: Path) -> None:
     text = shown(store)
     for other in ("stats", "hist", "top-samples"):
         assert (f"extract with --reduce {other} too" in text) == (other != name)
-    assert ("5 % 25 % 50 % 75 % 95 %" in text) == (name == "quantiles")
+    assert ("Q0.05 Q0.25 Median Q0.75 Q0.95" in text) == (name == "quantiles")
     assert ("not judged: no statistics" in text) == (name != "stats")
 
 

@@ -159,8 +159,8 @@ def curve(
     name: str,
     axis: str,
     marks: Sequence[float] | Values = (),
-    width: int = 220,
-    height: int = 120,
+    width: int = 200,
+    height: int = 110,
 ) -> Markup:
     """Draw one curve over its own range, with the values at its ends and thin lines at some places along its axis."""
     finite = np.asarray(y, np.float64)[np.isfinite(y)]

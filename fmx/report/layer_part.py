@@ -140,7 +140,7 @@ def layer_part(
         names = [n for n in ("dead", "always_on", "saturated", "duplicate") if n in layer.health]
         part.health = {name.replace("_", " "): int(layer.health[name]) for name in names}
     if layer.quantiles is not None:
-        part.quantile_names = [f"{100 * q:g} %" for q in layer.quantiles["quantile"].values]
+        part.quantile_names = ["median" if q == 0.5 else f"q{q:g}" for q in layer.quantiles["quantile"].values]
         if layer.quantiles.dims == ("quantile",):
             part.quantiles = list(zip(part.quantile_names, layer.quantiles.values.tolist(), strict=True))
     if layer.channels is not None:

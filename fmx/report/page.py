@@ -248,7 +248,7 @@ def _course_of_page(found: Findings, page: Page) -> None:
     axis = str(course["mean"].dims[0])
     page.course_axis = "noise level" if axis == "noise" else axis
     if found.points is not None and len(found.points.epochs):
-        page.course_told = "; upright lines: an epoch begins"
+        page.course_told = "; lines where epochs begin"
 
 
 def _matrices(found: Findings, page: Page) -> None:
