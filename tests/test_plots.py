@@ -581,6 +581,9 @@ def test_names_are_shortened_in_their_middle() -> None:
     assert len(set(short_names(names, 30.0))) == 16
     assert all(text_width(n, 7) <= 30 for n in short_names(names, 30.0))
     # Numbers of blocks are not cut in two.
+    inner = [f"/net/{part}/conv/conv.0/Clip_output_0_DequantizeLinear_Output" for part in ("a1", "a2", "b17", "b18")]
+    assert len(set(short_names(inner, 20.0))) == 4
+    assert all(text_width(n, 7) <= 20 for n in short_names(inner, 20.0))
     cut = short_names([f"features.{i}.conv.1.0" for i in range(18)], 20.0)
     assert all(
         name.endswith(f"{'.' if name.startswith('features.') else '…'}{i}.conv.1.0") for i, name in enumerate(cut)
@@ -738,6 +741,7 @@ def test_command_refuses_what_can_not_be_drawn(store: Any, tmp_path: Path, cli: 
     for words_, sentence in (
         (["--plots", "foo"], "There is no plot foo"),
         (["--plots", "temporal"], "one timestep"),
+        (["--plots", "layers,temporal"], "one timestep"),  # before the first plot is drawn
         (["--plots", "differences"], "name the other store with --other"),
         (["--format", "jpg"], "not .jpg"),
         (["--width", "8"], "60 to 500 mm"),

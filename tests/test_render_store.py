@@ -38,6 +38,8 @@ from fmx.render.regions import region_box
 from fmx.render.selection import channel_order, read_maps
 from fmx.render.single import map_size
 from fmx.render.strip import Panel, stack_panels
+from fmx.render.text import text_width
+from fmx.render.unusual import hatched
 from fmx.store import open_store, save_analysis
 
 NOISE = (0.0, 0.5)
@@ -401,6 +403,36 @@ def test_small_multiples(store, values, rows, columns, normalisation):
             assert np.abs(tile.astype(int) - wanted.repeat(factor, 0).repeat(factor, 1)).max() <= 1
 
 
+def test_small_multiples_name_cells_without_numbers(tmp_path, values):
+    maps = values["conv"].copy()
+    maps[0, 1, 0, 2], maps[0, 0, 0, 1] = np.nan, 0
+    store = write_store(tmp_path / "b.zarr", {"conv": maps}, noise=NOISE)
+    choices = {"layer": ["conv"], "sample": ["000.png"], "noise": [0.0, 0.5], "timestep": [0]}
+    page = next(multiples(store, rows="noise", columns="channel", choices=choices | {"channel": [1, 2]}))
+    assert page.labels["nan"] == "noise 0.5 / channel 2"
+    assert page.labels["constant"] == "noise 0 / channel 1"
+    maps[:] = np.nan
+    store = write_store(tmp_path / "c.zarr", {"conv": maps}, noise=NOISE)
+    page = next(multiples(store, rows="noise", columns="channel", choices=choices | {"channel": [1, 2]}))
+    assert page.labels["nan"] == "all" and "constant" not in page.labels
+
+
+def test_maps_of_one_value_are_bars(tmp_path, values, cli):
+    pooled = values["conv"].mean((4, 5), keepdims=True)
+    pictures = np.zeros((5, 3, 16, 16, 3), np.uint8)
+    store = write_store(tmp_path / "b.zarr", {"conv": values["conv"], "pool": pooled}, noise=NOISE, pictures=pictures)
+    (page,) = grid_frames(store, layer="pool", sample=1)
+    assert page.labels["drawn"] == "bars, no spatial axes but 1 x 1"
+    assert "constant" not in page.labels
+    with pytest.raises(FmxError, match="no maps"):
+        list(Film(store, "pool", "timestep", ["001.png"]))
+    ran = cli("render", "frames", store.path, "--layer", "all", "--channels", "0", "-o", tmp_path, "--name", "f")
+    assert ran.code == 0 and [p.name[:4] for p in tmp_path.glob("*/f/*.png")] == ["conv"]
+    flat = write_store(tmp_path / "c.zarr", {"head": np.zeros((5, 2, 3, 10), np.float32)}, noise=NOISE)
+    (page,) = grid_frames(flat, layer="head")
+    assert page.labels["constant"] == "every value is 0"
+
+
 def test_nothing_of_small_multiples_is_cut_off(store):
     for rows, columns in (("noise", "layer"), ("timestep", "channel"), ("channel", "sample"), ("layer", "noise")):
         for normalisation in ("filter", "time", "layer", "all"):
@@ -462,6 +494,29 @@ def test_films_with_long_names_have_frames_of_one_size(tmp_path, values):
     store = write_store(tmp_path / "b.zarr", {"conv": values["conv"]}, noise=NOISE, ids=ids, labels=list("uvwxy"))
     for over, samples in (("sample", ids), ("channel", ids[2:])):
         assert len({frame.size for frame in Film(store, "conv", over, samples, size=16)}) == 1
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_films_hatch_maps_without_numbers_and_say_so(tmp_path, values, beside):
+    maps = values["conv"].copy()
+    maps[:, :, :, 2], maps[:, :, :, 3] = np.nan, 1.5
+    pictures = np.zeros((5, 3, 16, 16, 3), np.uint8)
+    store = write_store(tmp_path / "b.zarr", {"conv": maps}, noise=NOISE, pictures=pictures)
+    film = Film(store, "conv", "channel", ["001.png"], channels=[1, 2, 3], size=200, beside=beside, cmap="gray")
+    with mock.patch("fmx.render.film.stack_panels", wraps=stack_panels) as drawn:
+        made = list(film)
+    captions = [call.args[1] for call in drawn.call_args_list]
+    panels = [call.args[0][-1] for call in drawn.call_args_list]
+    assert len({frame.size for frame in made}) == 1
+    told = [" · ".join(caption).partition("frame")[2] for caption in captions]
+    assert told == [" 1 of 3", " 2 of 3 · no finite value", " 3 of 3 · constant"]
+    # The number of the channel is never what is left out of a caption.
+    widths = [text_width(line, panels[0].text_size) for caption in captions for line in caption]
+    assert max(widths) <= (1 + beside) * 200
+    assert all(f"channel {n}" in caption[1] for n, caption in enumerate(captions, start=1))
+    lines = hatched((200, 200))
+    assert (panels[1].pixels == (page_palette("gray")[lines] if beside else lines)).all()
+    assert panels[1].ends is None and panels[2].ends == ("1.5", "1.5")
 
 
 def test_films_have_one_range_for_all_frames(store, values):

@@ -26,16 +26,14 @@ _MOST_SAMPLES = 1000
 
 def computed(wanted: Wanted, names: Sequence[str], skip: Callable[[str], None]) -> Drawn:
     """Compute and draw plots; what is asked for by name has to work, of all others those that can be are drawn."""
-    for name, job in _JOBS.items():
-        if names and name not in names:
-            continue
-        reason = _reason(wanted, name)
-        if reason and not names:
-            if name != "differences":
-                skip(f"no plot of {name}: {reason}")
-            continue
-        if reason:
+    reasons = {name: _reason(wanted, name) for name in _JOBS if not names or name in names}
+    for name, reason in reasons.items():
+        if reason and names:  # before anything is computed
             raise FmxError(f"There is no plot of {name}: {reason}.")
+        if reason and name != "differences":
+            skip(f"no plot of {name}: {reason}")
+    for name in (name for name, reason in reasons.items() if not reason):
+        job = _JOBS[name]
         try:
             with common.reading(f"{name}"):
                 yield from job(wanted)

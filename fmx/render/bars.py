@@ -72,6 +72,9 @@ def bar_pages(
         named = dict(labels) | {"drawn": f"bars, {reduced}", "channels": number_range(called, len(values))}
         named |= {"page": f"{i + 1} of {len(pages)}", "low": number(low), "high": number(high)}
         named |= {k: v for k, v in unusual.labels(called).items() if k != "constant"}
+        if len(finite) > 1 and np.ptp(finite) == 0:
+            which = "value" if len(finite) == len(shown_all) else "finite value"
+            named["constant"] = f"every {which} is {number(finite[0])}"
         rows = [shown[a : a + IN_A_ROW] for a in range(0, len(shown), IN_A_ROW)]
         drawn = [_row(shown_all[row], indices[row], (low, high)) for row in rows]
         strips = [_numbered(one, [numbers[c] for c in row], legend) for one, row in zip(drawn, rows, strict=True)]

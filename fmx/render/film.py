@@ -24,6 +24,7 @@ from fmx.render.single import map_size
 from fmx.render.strip import Panel, stack_panels
 from fmx.render.text import number
 from fmx.render.tone import PLAIN, Tone
+from fmx.render.unusual import WORDS, find_unusual, hatched
 from fmx.store import Store
 
 __all__ = ["OVER", "VIEWS", "Film"]
@@ -203,14 +204,18 @@ class Film:
         values, ranges = self._values(maps, chosen), self._ranges_of(maps, chosen, shared, ranging)
         labels = self._labels(i, maps, chosen)
         drawn, ends = self._drawn(maps, values, ranges)
+        unusual = find_unusual(values).words() if len(values) == 1 else [""]
+        if self.legend and unusual == [WORDS["nan"].rstrip(":")]:
+            ends = None
+            if self.view == "map":
+                drawn = hatched(drawn.shape[:2])
+                drawn = drawn if self._indexed else self._palette[drawn]
         panels = [Panel(self._title(maps, chosen), drawn, ends)]
         if self.beside and self.store.pictures is not None:
             picture = rgb_of(read_picture(self.store, maps.sample, maps.timestep or 0))
             panels.insert(0, Panel("clean input" if maps.noise else "input", fitted(picture, drawn.shape[:2])))
         if self.legend:
-            hidden = {"layer", "sample"} if self.over == "channel" else {"layer", "sample", "channel"}
-            said = " · ".join(f"{key} {value}" for key, value in labels.items() if key not in hidden)
-            lines = [f"sample {labels['sample']}", said]
+            lines = self._caption(labels, unusual[0])
             whole = stack_panels(panels, lines, colours(self.cmap), fixed_lines=True)
             return Frame(whole, self._palette if self._indexed else None, labels)
         if self._indexed:
@@ -218,6 +223,14 @@ class Film:
         gap = np.full((drawn.shape[0], max(drawn.shape[1] // 32, 2), 3), 255, dtype=np.uint8)
         beside = [part for panel in panels for part in (gap, panel.pixels)][1:]
         return Frame(np.concatenate(beside, axis=1), labels=labels)
+
+    def _caption(self, labels: dict[str, str], unusual: str) -> list[str]:
+        """Say what a frame shows, in as many lines on all frames; maps alone are too narrow for all in one."""
+        hidden = {"layer", "sample", "frame"} | (set() if self.over == "channel" else {"channel"})
+        where = " · ".join(f"{key} {value}" for key, value in labels.items() if key not in hidden)
+        now = " · ".join(filter(None, [f"frame {labels['frame']}", unusual]))
+        lines = [f"{where} · {now}"] if self.beside and self.store.pictures is not None else [where, now]
+        return [f"sample {labels['sample']}", *lines]
 
     @cached_property
     def _indexed(self) -> bool:

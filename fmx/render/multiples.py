@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from fmx.render.selection import Maps, combined, read_maps, said_channels
 from fmx.render.single import map_size
 from fmx.render.text import SOFT_INK, line_height, middle_ellipsis, number, text_picture, text_width
 from fmx.render.tone import PLAIN, Tone
-from fmx.render.unusual import find_unusual, hatched
+from fmx.render.unusual import WORDS, Unusual, find_unusual, hatched
 from fmx.store import Store
 
 __all__ = ["AXES", "SHARED", "multiples"]
@@ -169,9 +169,21 @@ def _pages(
         labels |= {"columns": _listed(look.columns, shown[0]), "normalisation": look.normalisation} | look.tone.labels
         if len(parts) > 1:
             labels["page"] = f"{i} of {len(parts)}"
+        labels |= _unusual(shown, values, look)
         if len(ends) == 1:
             labels |= dict(zip(("low", "high"), map(number, next(iter(ends.values()))), strict=True))
         yield Frame(_drawn(shown, values, ends, look, labels), page_palette(look.cmap), labels)
+
+
+def _unusual(
+    shown: list[list[dict[str, Any]]], values: Mapping[tuple[Any, ...], NDArray[Any]], look: _Look
+) -> dict[str, str]:
+    """Name the cells of a page in which there is nothing to see, ``row / column``."""
+    cells = [cell for row in shown for cell in row]
+    maps = [find_unusual(values[_key(cell, AXES)][None]) for cell in cells]
+    together = Unusual(*(np.concatenate([getattr(one, f.name) for one in maps]) for f in fields(Unusual)))
+    names = [f"{_said(look.rows, c[look.rows])} / {_said(look.columns, c[look.columns])}" for c in cells]
+    return {key: "all" if together.all_are(key) else said for key, said in together.labels(names).items()}
 
 
 def _drawn(
@@ -190,9 +202,11 @@ def _drawn(
         (pitch + len(cells) * (height + GAP), side + len(cells[0]) * (width + GAP) - GAP), PAPER, dtype=np.uint8
     )
     heads = [_head(look.columns, cell[look.columns]) for cell in cells[0]]
-    smaller = _fitting(heads, width, size)
+    # Names that fill their columns would run into one.
+    room = width - size // 2
+    smaller = _fitting(heads, room, size)
     for j, head in enumerate(heads):
-        _write(canvas, 0, side + j * (width + GAP), head, width, smaller)
+        _write(canvas, 0, side + j * (width + GAP), head, room, smaller)
     for i, row in enumerate(cells):
         top = pitch + i * (height + GAP)
         _write(canvas, top + (height - pitch) // 2, 0, titles[i], side - size // 2, size)
@@ -224,6 +238,7 @@ def _headed(canvas: NDArray[np.uint8], look: _Look, labels: Mapping[str, str], *
     pieces += [f"{look.rows} down, {look.columns} across"]
     pieces += [f"{key} {value}" for key, value in look.tone.labels.items()]
     pieces += [f"page {labels['page']}"] if "page" in labels else []
+    pieces += [f"{word} {labels[key]}" for key, word in WORDS.items() if key in labels]
     pieces += [] if shared else [f"range of {SHARED[look.normalisation]}"]
     bar = (f"all  {labels['low']}", labels["high"]) if shared else ("each range  min", "max")
     header = page_header(title, pieces, bar, width, size)

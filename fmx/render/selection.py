@@ -74,8 +74,8 @@ class Maps:
 
 
 def has_maps(info: LayerInfo) -> bool:
-    """Tell whether a layer has maps (y, x) for each channel and nothing else."""
-    return set(info.dims) == {"channel", "y", "x"}
+    """Tell whether a layer has maps (y, x) of more than one value for each channel and nothing else."""
+    return set(info.dims) == {"channel", "y", "x"} and info.spatial != (1, 1)
 
 
 def read_maps(store: Store, layer: str, sample: str, noise: float = 0.0, timestep: int = 0) -> Maps:
@@ -93,7 +93,8 @@ def read_maps(store: Store, layer: str, sample: str, noise: float = 0.0, timeste
     Returns
     -------
     Maps
-        Of a layer without spatial axes one value a channel: the mean over its other axes.
+        Of a layer without spatial axes, or with maps of a single value, one value a channel: the mean over its other
+        axes.
 
     Raises
     ------
@@ -119,6 +120,8 @@ def read_maps(store: Store, layer: str, sample: str, noise: float = 0.0, timeste
             reduced = f"mean over {' and '.join(f'{array.sizes[d]} {d}' for d in further)}"
             array = array.astype(np.float64).mean(further)
         values = array.transpose("channel", "y", "x").values
+        if values.shape[1:] == (1, 1):  # as behind a global pooling
+            reduced = f"no spatial axes but 1 x 1{reduced and ', '}{reduced}"
     if values.size == 0 or values.dtype.kind not in "fiub":
         raise FmxError(f"Pictures show real numbers: layer {layer} has {values.dtype}, shape {values.shape}.")
     kind = str(store.layer(layer).attrs.get("kind", ""))

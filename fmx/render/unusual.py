@@ -36,9 +36,21 @@ class Unusual:
 
     def labels(self, names: Sequence[object]) -> dict[str, str]:
         """Say which ones, by their names."""
-        found = {"constant": self.constant, "nan": self.nan, "some_nan": self.some_nan}
-        chosen = {key: [str(names[i]) for i in np.flatnonzero(which).tolist()] for key, which in found.items()}
+        chosen = {key: [str(names[i]) for i in np.flatnonzero(found).tolist()] for key, found in self._which.items()}
         return {key: _few(list(dict.fromkeys(which))) for key, which in chosen.items() if which}
+
+    def words(self) -> list[str]:
+        """Say what is unusual about each map; empty where nothing is."""
+        which = [(WORDS[key].rstrip(":"), found) for key, found in self._which.items()]
+        return [next((word for word, found in which if found[i]), "") for i in range(len(self.values))]
+
+    def all_are(self, key: str) -> bool:
+        """Tell whether all maps are ``constant``, ``nan`` or ``some_nan``."""
+        return bool(self._which[key].all())
+
+    @property
+    def _which(self) -> dict[str, NDArray[np.bool_]]:
+        return {"constant": self.constant, "nan": self.nan, "some_nan": self.some_nan}
 
 
 def find_unusual(maps: NDArray[Any]) -> Unusual:

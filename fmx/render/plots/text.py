@@ -85,7 +85,19 @@ def short_names(names: Sequence[str], width: float, size: float = 7.0) -> list[s
     """Shorten names so that they stay apart, if that can be: layers often differ in their ends only."""
     ways = [[_by_segments(name, width, size) for name in names]]
     ways += [[short(name, width, size, head) for name in names] for head in (0.5, 0.25, 0.0)]
+    if max(len(set(found)) for found in ways) < len(set(names)):
+        ways.append([short(_from_difference(name, names), width, size, head=1.0) for name in names])
     return max(ways, key=lambda found: len(set(found)))
+
+
+def _from_difference(name: str, names: Sequence[str]) -> str:
+    """Leave out the beginning of a name that others have as well, up to the last segment that is the same."""
+    alike = 0
+    for other in names:
+        while other != name and name[: alike + 1] == other[: alike + 1]:
+            alike += 1
+    start = max(name.rfind(".", 0, alike), name.rfind("/", 0, alike)) + 1
+    return f"…{name[start:]}" if start else name
 
 
 def wrapped(
