@@ -153,6 +153,16 @@ def test_keys_lead_through_the_layers(reports: dict[str, Path]) -> None:
         assert page.said == []
 
 
+def test_keys_that_are_pressed_quickly_count_each(reports: dict[str, Path]) -> None:
+    with Page(reports["page"].as_uri()) as page:
+        press = "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'j'}))"
+        page.run(f"{press}; {press}; {press}")
+        assert page.run("document.activeElement.id") == "layer-3"
+        page.until("document.querySelector('.layer-list a[aria-current]')?.hash === '#layer-3'")
+        page.run(press.replace("'j'", "'k'"))
+        page.until("document.activeElement.id === 'layer-2'")
+
+
 def test_tab_reaches_the_page_first_and_shows_where_it_is(reports: dict[str, Path]) -> None:
     with Page(reports["page"].as_uri()) as page:
         page.press("Tab")

@@ -18,6 +18,12 @@
   theme.hidden = false;
   theme.addEventListener("click", turn);
 
+  // The layer that the page is on its way to: keys that are pressed quickly go on from there.
+  let heading = -1;
+  const settle = () => { heading = -1; };
+  const tells = "onscrollend" in window;
+  if (tells) addEventListener("scrollend", settle);
+
   // What lies in something folded up is unfolded when it is gone to.
   const go = (id) => {
     const target = document.getElementById(id);
@@ -25,6 +31,8 @@
     for (let box = target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
     if (location.hash !== `#${id}`) location.hash = id; else target.scrollIntoView();
     target.focus({ preventScroll: true });
+    heading = layers.findIndex((one) => one.contains(target));
+    if (!tells) setTimeout(settle, 800);
     return true;
   };
   const follow = () => { if (location.hash.length > 1) go(decodeURIComponent(location.hash.slice(1))); };
@@ -44,7 +52,7 @@
   };
   addEventListener("scroll", () => { if (!waiting) { waiting = true; requestAnimationFrame(mark); } }, { passive: true });
   const step = (by) => {
-    const next = Math.min(Math.max(current() + by, 0), layers.length - 1);
+    const next = Math.min(Math.max((heading < 0 ? current() : heading) + by, 0), layers.length - 1);
     if (layers[next]) go(layers[next].id);
   };
 
