@@ -648,7 +648,7 @@ MISTAKES = [
     ("frames --layer conv --top 0", "at least 1"),
     ("overlay --layer conv --top 3 --channel 2", "leave out --channel"),
     ("overlay --layer conv --classes nowhere.txt", "can't be read"),
-    ("video --layer conv --format mpg", ".mp4"),
+    ("video --layer conv --format mpg", "--format takes avi,"),
     ("video --layer conv --over step", "can't go over step"),
     ("video --layer fc", "no maps"),
     ("video --layer conv --over channel --channel 3", "choose those of a grid or a film over channels by --channels"),

@@ -188,8 +188,12 @@ def video(
     """Film a layer: one frame a channel, timestep, noise level or sample, with the input beside it."""
     from fmx.cli.draw import channel_choice, draw_films, layers_with_maps
     from fmx.render import Film
+    from fmx.render.video import VIDEO_SUFFIXES
     from fmx.store import open_store
 
+    if f".{form}" not in VIDEO_SUFFIXES:
+        known = ", ".join(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
+        raise FmxError(f"--format takes {known}, not '{form}'.")
     opened = open_store(store)
     along = over or ("timestep" if opened.frames > 1 else "channel")
     several = along not in {"channel", "timestep", "noise"}
