@@ -25,9 +25,11 @@
   if (tells) addEventListener("scrollend", settle);
 
   // What lies in something folded up is unfolded when it is gone to.
+  let gone = "";
   const go = (id) => {
     const target = document.getElementById(id);
     if (!target) return false;
+    gone = id;
     for (let box = target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
     if (location.hash !== `#${id}`) location.hash = id; else target.scrollIntoView();
     target.focus({ preventScroll: true });
@@ -35,7 +37,11 @@
     if (!tells) setTimeout(settle, 800);
     return true;
   };
-  const follow = () => { if (location.hash.length > 1) go(decodeURIComponent(location.hash.slice(1))); };
+  // The browser tells of a new address a little later, when the focus may be elsewhere again.
+  const follow = () => {
+    const id = decodeURIComponent(location.hash.slice(1));
+    if (id && id !== gone) go(id);
+  };
   addEventListener("hashchange", follow);
 
   // The layer at hand: the last one whose top is above the middle of the window.
