@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -81,3 +83,26 @@ def cifar10_cnn() -> nn.Sequential:
         nn.Linear(512, 10),
         nn.ReLU(),
     )
+
+
+def torchvision_net(name: str) -> Callable[[], nn.Module]:
+    """Give what makes a network of torchvision with random weights."""
+
+    def make() -> nn.Module:
+        import torchvision
+
+        net: nn.Module = torchvision.models.get_model(name, weights=None)
+        return net
+
+    return make
+
+
+def net_and_picture(make: Callable[[], nn.Module], sides: tuple[int, int]) -> tuple[nn.Module, torch.Tensor]:
+    """Make a network whose batch norms do something, and a picture, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = make().eval()
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.uniform_(0.5, 2)
+        return net, torch.randn(1, 3, *sides)

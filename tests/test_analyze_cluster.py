@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 from analysis_stores import random_values, write_store
 from analysis_verbs import VERBS, check_same
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client
+from loopback import loopback_cluster
 from s3_server import environment, make_bucket, moto_server
 
 from fmx.cli import reading
@@ -47,8 +48,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    options = {"processes": True, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
-    with LocalCluster(n_workers=2, **options) as made:
+    with loopback_cluster() as made:
         yield made
 
 

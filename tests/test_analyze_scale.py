@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from analysis_stores import random_values, write_store
 from analysis_verbs import STREAMED, TABLES, check_same
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client
+from loopback import loopback_cluster
 
 VERBS = STREAMED | {name: TABLES[name] for name in ("pca", "information")}
 # Similarities hold columns of a layer, which test_similarity_memory.py looks at.
@@ -51,8 +52,7 @@ def test_on_a_cluster_whose_workers_hold_less_than_the_data(large):
     assert large.activation("maps").nbytes > 1.1 * limit
     # Compiled once here, and kept: compiling takes more memory than computing does.
     wanted = {verb: SHARED[verb](large) for verb in SHARED}
-    options = {"processes": True, "threads_per_worker": 1, "memory_limit": limit, "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(n_workers=2, host="127.0.0.1", **options) as cluster, Client(cluster) as client:
+    with loopback_cluster(memory_limit=limit) as cluster, Client(cluster) as client:
         before = client.run(lambda: __import__("os").getpid())
         found = {verb: SHARED[verb](large) for verb in SHARED}
         # No worker ran out of memory and was replaced.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import net_and_picture, torchvision_net
 from torch import Tensor, nn
 
 import fmx
@@ -40,16 +41,6 @@ def small() -> nn.Module:
     return Branches()
 
 
-def torchvision_net(name: str) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        import torchvision
-
-        net: nn.Module = torchvision.models.get_model(name, weights=None)
-        return net
-
-    return make
-
-
 NETS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "small": (small, "relu_4", 24),
     "vgg11": (torchvision_net("vgg11"), "features.12", 48),
@@ -62,13 +53,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
 def prepared(name: str, rule: Rule | None, wider: int = 1) -> tuple[Network, str, Tensor]:
     make, layer, size = NETS[name]
     size *= wider
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        net = make().eval()
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_var.uniform_(0.5, 2)
-        x = torch.randn(1, 3, size, size)
+    net, x = net_and_picture(make, (size, size))
     return Network(fmx.load(net, input_shape=(3, size, size)), rule), layer, x
 
 

@@ -7,6 +7,7 @@ import tracemalloc
 import dask
 import numpy as np
 import pytest
+from loopback import loopback_cluster
 from small_stores import write_store
 
 from fmx.analyze.compare import compare
@@ -71,14 +72,7 @@ def test_no_layer_is_in_memory_as_a_whole(large, monkeypatch, how):
 def cluster():
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            host="127.0.0.1",
-            memory_limit=0,
-        ) as made,
+        loopback_cluster(memory_limit=0) as made,
         distributed.Client(made) as client,
     ):
         yield client

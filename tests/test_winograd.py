@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import net_and_picture, torchvision_net
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -142,16 +143,6 @@ class Pools(nn.Module):
         return F.relu(self.last(x), self.inplace)
 
 
-def torchvision_net(name: str) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        import torchvision
-
-        net: nn.Module = torchvision.models.get_model(name, weights=None)
-        return net
-
-    return make
-
-
 # Layer, side of the picture, and how many convolutions are compiled.
 NETS: dict[str, tuple[Callable[[], nn.Module], str, int, int]] = {
     "pools": (lambda: Pools(inplace=False), "relu_4", 47, 5),
@@ -166,13 +157,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str, int, int]] = {
 def gone(name: str, rule: Rule | None) -> tuple[Tensor, Tensor, int]:
     """Make a network, and go forward to a layer: its value, the input, and the compiled convolutions to expect."""
     make, layer, size, count = NETS[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        net = make().eval()
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_var.uniform_(0.5, 2)
-        x = torch.randn(1, 3, size, size + 6)
+    net, x = net_and_picture(make, (size, size + 6))
     network = Network(fmx.load(net, input_shape=tuple(x.shape[1:])), rule)
     done = network.forward(x, [layer])
     return done.values[layer], done.inputs, count

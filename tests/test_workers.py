@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loopback import loopback_cluster
 from networks import tiny_resnet
 from test_resume import LAYERS, SHAPE, UNIT_BYTES, content
 
@@ -38,19 +39,11 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     import dask
-    from distributed import LocalCluster
 
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            host="127.0.0.1",
-            memory_limit=0,
-        ) as made,
+        loopback_cluster(memory_limit=0) as made,
     ):
         from distributed import Client
 
