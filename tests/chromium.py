@@ -94,10 +94,10 @@ class Page:
             self._loop.run_until_complete(asyncio.sleep(0.05))
         self._process.terminate()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
         self._loop.close()
         shutil.rmtree(self._profile, ignore_errors=True)
 

@@ -138,7 +138,7 @@ def test_numbers_are_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
     code = "from fmx.cli.output import print_table\nprint_table([{'a': 'n' * 90, 'b': 0.02509}], {'a': 'a', 'b': 'b'})"
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": "40", "TERM": "xterm"}
-    subprocess.run([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment, check=True, timeout=300)
     assert "0.02509" in os.read(ours, 10000).decode()
 
 

@@ -226,7 +226,7 @@ class TestArrays:
 class TestThreads:
     @staticmethod
     def ended():
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and any(
             t.name.startswith(("fmx-feed", "fmx-read")) for t in threading.enumerate()
         ):
@@ -256,7 +256,7 @@ class TestThreads:
     def test_so_many_batches_wait_and_no_more(self, ahead):
         source = Pictures(1)
         with Feed(source, PREPARE, units=units(7), batch_size=1, noise=[0.0], seed=0, ahead=ahead) as feed:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while len(source.reads) < min(ahead + 2, COUNT) and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(0.2)

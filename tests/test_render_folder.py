@@ -196,7 +196,7 @@ def test_a_run_that_is_killed_leaves_its_index_and_says_so(tmp_path, overwrite):
         "    (folder.place / ('.' + 32 * 'a' + '.tmp')).write_text('half a picture')\n"
         "    os._exit(9)\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 9
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=300).returncode == 9
     place = tmp_path / "m" / "a"
     assert [row["file"] for row in index_of(place)] == ["one.png", "two.png"]
     told = (place / "unfinished.txt").read_text()

@@ -353,7 +353,7 @@ with StoreLock(sys.argv[1]):
         place = place_of(s3)
         with StoreLock(s3) as lock:
             first = json.loads(place.read(schema.LOCK))["time"]
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while json.loads(place.read(schema.LOCK))["time"] == first and time.monotonic() < until:
                 time.sleep(0.02)
             assert json.loads(place.read(schema.LOCK))["time"] > first
