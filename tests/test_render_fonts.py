@@ -13,7 +13,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from plot_checks import check_layout
 
-from fmx.render import fonts, plots, text
+from fmx.render import fonts, plots, shaping, text
 from fmx.render.plots import style
 from fmx.render.plots import text as plot_text
 
@@ -24,6 +24,7 @@ CAT = "猫"
 def clean():
     caches = (fonts.font_with, fonts._font_files, text.plain, text.text_width, text.text_picture)
     caches += (plot_text.plain, plot_text.text_width, plot_text.short)
+    caches += (fonts.font_with_all, shaping.shaped_runs)
     before = dict(style._further)
 
     def clear():
@@ -82,6 +83,46 @@ def test_letters_that_no_font_has_are_told_by_their_code(clean):
         assert plot_text.plain(CAT) == "[732B]"
         # A script letter is in STIX, which comes with Matplotlib.
         assert text.plain("𝒜") == "𝒜"
+
+
+needs_raqm = pytest.mark.skipif(not shaping.can_shape(), reason="Pillow finds no FriBiDi here")
+
+
+@needs_raqm
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("قطة صغيرة 12.png", [("قطة صغيرة 12", "rtl"), (".png", "")]),
+        ("of כלב, לבן or a", [("of ", ""), ("כלב, לבן", "rtl"), (" or a", "")]),
+        ("3 · قطة", [("3 · ", ""), ("قطة", "rtl")]),
+        ("כלב a 7", [("כלב", "rtl"), (" a 7", "")]),
+        ("é 猫", [("é 猫", "")]),
+    ],
+)
+def test_what_is_shaped_together(line, parts):
+    with mock.patch.object(shaping, "font_with_all", return_value="a.ttf"):
+        shaping.shaped_runs.cache_clear()
+        found = shaping.shaped_runs(line)
+    shaping.shaped_runs.cache_clear()
+    assert [(part, way) for part, _, way in found] == parts
+    assert "".join(part for part, _, _ in found) == line
+
+
+@needs_raqm
+def test_letters_from_right_to_left(clean):
+    # Hebrew letters keep their form: drawn one by one from the end, they look the same but for the places of pixels.
+    drawn = text.text_picture("a יייששש b", 40) < 128
+    with mock.patch.object(shaping, "can_shape", return_value=False):
+        for cache in (shaping.shaped_runs, text.text_picture, text.text_width):
+            cache.cache_clear()
+        turned, unshaped = (text.text_picture(line, 40) < 128 for line in ("a שששייי b", "a יייששש b"))
+    assert abs(drawn.shape[1] - turned.shape[1]) <= 2
+    ink, other, wrong = (found.sum(axis=0).cumsum() / found.sum() for found in (drawn, turned, unshaped))
+    width = min(len(ink), len(other), len(wrong))
+    assert np.abs(ink[:width] - other[:width]).max() < 0.04
+    assert np.abs(ink[:width] - wrong[:width]).max() > 0.06
+    # Arabic letters join: what stands alone is wider.
+    assert text.text_width("قطط", 40) < text.text_width("ق", 40) + 2 * text.text_width("ط", 40) - 4
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])

@@ -6,7 +6,7 @@ import unicodedata
 from functools import cache, lru_cache
 from pathlib import Path
 
-__all__ = ["DEJAVU", "dejavu_file", "drawable", "font_with", "letters_of"]
+__all__ = ["DEJAVU", "dejavu_file", "drawable", "font_with", "font_with_all", "letters_of"]
 
 DEJAVU = "DejaVu Sans"
 # Its glyphs say of which script a letter is, and nothing more.
@@ -46,6 +46,13 @@ def font_with(letter: str) -> str | None:
     if unicodedata.category(letter)[0] == "C":
         return None
     return next((file for file in _font_files() if letter in letters_of(file)), None)
+
+
+@lru_cache(maxsize=4096)
+def font_with_all(text: str) -> str | None:
+    """Give the path of the first font, DejaVu Sans before others, that has all letters of a text; None without any."""
+    wanted = {c for c in text if unicodedata.category(c) != _UNSEEN}
+    return next((file for file in (dejavu_file(), *_font_files()) if wanted <= letters_of(file)), None)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 The font is the one that comes with Pillow. It has the letters of English; a line with others is drawn in DejaVu Sans,
 which comes with Matplotlib and also has those of most of Europe and the Near East, and what that lacks in other fonts.
+Letters that depend on their neighbours are shaped, where Pillow can: see `fmx.render.shaping`.
 Spaces are wider than its own, in which words run together.
 """
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fmx.render.fonts import dejavu_file, drawable, font_with, letters_of
+from fmx.render.shaping import Run, shaped_runs
 
 __all__ = [
     "INK",
@@ -42,10 +44,11 @@ _INSTEAD = {"–": "-", "—": "-", "−": "-", "×": "x", "µ": "u"}
 
 
 @lru_cache(maxsize=64)
-def _font(size: int, file: str = "") -> ImageFont.FreeTypeFont:
+def _font(size: int, file: str = "", shaped: bool = False) -> ImageFont.FreeTypeFont:
     # The basic layout is the same everywhere; the other one depends on a library of the system.
     if file:
-        return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
+        layout = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
+        return ImageFont.truetype(file, size, layout_engine=layout)
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
@@ -58,18 +61,29 @@ def plain(text: str) -> str:
     return text if _KNOWN.issuperset(text) else drawable(text)
 
 
-def _runs(plain_text: str) -> list[tuple[str, str]]:
-    """Part a text by the files of the fonts that it is drawn in, spaces from letters."""
-    files = [""] * len(plain_text)
-    if not _KNOWN.issuperset(plain_text):
-        usual = letters_of(dejavu_file())
-        files = [dejavu_file() if c in usual else font_with(c) or dejavu_file() for c in plain_text]
-    parts = groupby(zip(files, plain_text, strict=True), key=lambda letter: (letter[0], letter[1] == " "))
-    return [(file, "".join(c for _, c in letters)) for (file, _), letters in parts]
+def _runs(plain_text: str) -> list[Run]:
+    """Part a text by the files of the fonts that it is drawn in and by its directions, spaces from letters."""
+    if _KNOWN.issuperset(plain_text):
+        return _by_fonts(plain_text, [""] * len(plain_text))
+    runs: list[Run] = []
+    for part, file, way in shaped_runs(plain_text):
+        runs += [(part, file, way)] if way else _by_fonts(part, [_file_of(c) for c in part])
+    return runs
 
 
-def _advance(run: str, size: int, file: str) -> float:
+def _by_fonts(text: str, files: Sequence[str]) -> list[Run]:
+    parts = groupby(zip(files, text, strict=True), key=lambda letter: (letter[0], letter[1] == " "))
+    return [("".join(c for _, c in letters), file, "") for (file, _), letters in parts]
+
+
+def _file_of(letter: str) -> str:
+    return dejavu_file() if letter in letters_of(dejavu_file()) else font_with(letter) or dejavu_file()
+
+
+def _advance(run: str, size: int, file: str, way: str) -> float:
     """Width in pixels of spaces, or of letters of one font."""
+    if way:
+        return _font(size, file, shaped=True).getlength(run, direction=way)
     return (int(SPACE * size) + 1) * len(run) if run[0] == " " else _font(size, file).getlength(run)
 
 
@@ -82,7 +96,7 @@ def line_height(size: int) -> int:
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int) -> int:
     """Width in pixels of a line of text in a font size."""
-    return ceil(sum(_advance(run, size, file) for file, run in _runs(plain(text))))
+    return ceil(sum(_advance(run, size, *how) for run, *how in _runs(plain(text))))
 
 
 def middle_ellipsis(text: str, width: int, size: int) -> str:
@@ -126,10 +140,10 @@ def text_picture(text: str, size: int, ink: int = INK) -> NDArray[np.uint8]:
     text = plain(text)
     picture = Image.new("L", (max(text_width(text, size), 1), line_height(size)), 255)
     pen, left, runs = ImageDraw.Draw(picture), 0.0, _runs(text)
-    baseline = _font(size, dejavu_file() if any(file for file, _ in runs) else "").getmetrics()[0]
-    for file, run in runs:
-        pen.text((left, baseline), run, fill=ink, font=_font(size, file), anchor="ls")
-        left += _advance(run, size, file)
+    baseline = _font(size, dejavu_file() if any(file for _, file, _ in runs) else "").getmetrics()[0]
+    for run, file, way in runs:
+        pen.text((left, baseline), run, fill=ink, font=_font(size, file, bool(way)), anchor="ls", direction=way or None)
+        left += _advance(run, size, file, way)
     gray = np.array(picture, dtype=np.uint8)
     gray.setflags(write=False)
     return gray
