@@ -29,6 +29,7 @@ from fmx.render import (
     read_values,
     region_picture,
     sample_overlays,
+    top_overlays,
     write_video,
 )
 from fmx.render.header import page_header
@@ -314,6 +315,40 @@ def test_sums_of_channels_over_many_pictures(store, values):
     assert overlay_frame(store, layers="conv", channel=[1, 3]).labels["sample"] == "000.png · sum of channels 1, 3"
     with pytest.raises(FmxError, match="No samples"):
         next(sample_overlays(store, layer="conv", samples=[]))
+
+
+def test_channels_over_the_samples_that_excite_them_most(store, values, cli):
+    assert (
+        cli("top-samples", store.path, "--layers", "conv", "--top", "3", "--noise", "0.5", "--save", "best").code == 0
+    )
+    drawn = list(top_overlays(open_store(store.path), "best", layer="conv", channels=[4, 1], most=2))
+    assert [frame.labels["shown"] for frame in drawn] == ["channel 4", "channel 1"]
+    highest = values["conv"][:, 1, :, 4].reshape(5, 3, -1).max(axis=2)
+    order = np.argsort(-highest.max(axis=1))
+    assert drawn[0].labels["samples"] == ", ".join(store.samples[i] for i in order[:2])
+    assert drawn[0].labels["noise"] == "0.5"
+    with (
+        mock.patch("fmx.render.overlay_sheets.region_picture", wraps=region_picture) as laid,
+        mock.patch("fmx.render.overlay_sheets.Panel", wraps=Panel) as panels,
+    ):
+        (_,) = top_overlays(open_store(store.path), "best", layer="conv", channels=[4])
+    for call, panel, i in zip(laid.call_args_list, panels.call_args_list, order[:3].tolist(), strict=True):
+        step = int(highest[i].argmax())
+        np.testing.assert_array_equal(call.args[1], values["conv"][i, 1, step, 4])
+        label = f"{store.tree['label'].values[i]} · " * bool(store.tree["label"].values[i])
+        assert panel.args[0] == f"{store.samples[i]} · {label}frame {step} · {highest[i].max():.3g}"
+    # Without a choice: the channels with the largest values first.
+    assert [f.labels["shown"] for f in top_overlays(open_store(store.path), "best", layer="conv", most=1)] == [
+        f"channel {c}" for c in np.argsort(-values["conv"][:, 1].max(axis=(0, 1, 3, 4)))
+    ]
+    for wrong, named in (
+        ({"top": "bets", "layer": "conv"}, "no results called bets.*best"),
+        ({"top": "best", "layer": "small"}, "no top samples of small"),
+        ({"top": "best", "layer": "conv", "channels": [17]}, "no channel 17"),
+        ({"top": "best", "layer": "conv", "most": 0}, "At least one"),
+    ):
+        with pytest.raises(FmxError, match=named):
+            next(top_overlays(open_store(store.path), **wrong))
 
 
 def test_maps_without_finite_values_say_so_over_pictures(tmp_path):

@@ -10,6 +10,7 @@ from fmx.render.grid import grid_pages
 from fmx.render.multiples import multiples
 from fmx.render.overlay import overlay
 from fmx.render.overlay_sheets import channel_overlays, sample_overlays
+from fmx.render.overlay_top import top_overlays
 from fmx.render.panels import overlay_figure
 from fmx.render.ranges import Ranging
 from fmx.render.regions import region_picture
@@ -39,6 +40,7 @@ __all__ = [
     "save_frame",
     "save_png",
     "save_values",
+    "top_overlays",
     "value_frame",
     "write_video",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from fmx.render.strip import Panel, stack_panels
 from fmx.render.text import number
 from fmx.store import Store
 
-__all__ = ["channel_overlays", "said_outputs", "sample_overlays"]
+__all__ = ["channel_overlays", "over_samples", "said_outputs", "sample_label", "sample_overlays", "with_maps"]
 
 ON_A_PAGE = 24
 
@@ -71,7 +72,7 @@ def channel_overlays(
         The store keeps no pictures, the layer has no maps, or there is no such label, channel, order or style.
     """
     name = store.find_sample(str(sample))
-    maps = _checked(read_maps(store, layer, name, noise, timestep))
+    maps = with_maps(read_maps(store, layer, name, noise, timestep))
     picture = enlarged(read_picture(store, name, timestep))
     if channels is None:
         if top < 1:
@@ -84,7 +85,7 @@ def channel_overlays(
         | said_style(look.get("style", "heat"), look.get("threshold"))
         | said_outputs(store, name, noise, timestep, classes)
     )
-    if label := _label(store, name):
+    if label := sample_label(store, name):
         labels["label"] = label
     caption = [f"{key} {value}" for key, value in labels.items()]
     for first in range(0, len(places), ON_A_PAGE - 1):
@@ -140,28 +141,67 @@ def sample_overlays(
     if not samples:
         raise FmxError("No samples to lay maps over: give some, or all.")
     names = [store.find_sample(str(sample)) for sample in samples]
-    every = [_checked(read_maps(store, layer, name, noise, timestep)) for name in names]
+    every = [with_maps(read_maps(store, layer, name, noise, timestep)) for name in names]
     heats = [combined(maps, channels) for maps in every]
-    ends = [ends_of(heat) for heat in heats]
+    what = said_channels(channels)
+    facts = {"noise": f"{noise:g}"} | ({"timestep": str(timestep)} if store.frames > 1 else {})
+    pictures = [partial(read_picture, store, name, timestep) for name in names]
+    titles = [" · ".join(filter(None, [name, sample_label(store, name)])) for name in names]
+    labels = {"layer": layer, "shown": what, **facts}
+    sheets = over_samples(pictures, heats, titles, labels, every[0].title, shared=shared, cmap=cmap, **look)
+    for first, frame in enumerate(sheets):
+        said = ", ".join(names[first * ON_A_PAGE : (first + 1) * ON_A_PAGE])
+        yield Frame(frame.pixels, labels={**frame.labels, "samples": said})
+
+
+def over_samples(
+    pictures: Sequence[Callable[[], NDArray[np.uint8]]],
+    heats: Sequence[NDArray[Any]],
+    titles: Sequence[str],
+    labels: Mapping[str, str],
+    title: str,
+    *,
+    shared: bool = True,
+    cmap: str = "inferno",
+    **look: Any,
+) -> Iterator[Frame]:
+    """Lay a map over each of many pictures.
+
+    Parameters
+    ----------
+    pictures : sequence of callable
+        Each reads a picture, uint8 (y, x, band), when it is drawn.
+    heats : sequence of ndarray
+        The map over each of them, (y', x').
+    titles : sequence of str
+        What stands above each.
+    labels : mapping of str to str
+        Of all of them: ``layer``, ``shown`` and what stands in the caption besides.
+    title : str
+        The layer as it is named in the caption.
+    shared, cmap, **look
+        As for `sample_overlays`.
+
+    Yields
+    ------
+    Frame
+        RGB: up to 24 pictures.
+    """
     fixed: tuple[float | None, float | None] = (None, None)
     if shared:
+        ends = [ends_of(heat) for heat in heats]
         fixed = min(low for low, _ in ends), max(high for _, high in ends)
-    what = said_channels(channels)
-    labels = {"layer": layer, "shown": what, "noise": f"{noise:g}"}
-    labels |= {"timestep": str(timestep)} if store.frames > 1 else {}
-    labels |= {"range": "the same for all" if shared else "each its own"} | said_style(
-        look.get("style", "heat"), look.get("threshold")
-    )
-    caption = [every[0].title, what, *(f"{k} {v}" for k, v in labels.items() if k not in {"layer", "shown"})]
-    for first in range(0, len(names), ON_A_PAGE):
+    labels = {**labels, "range": "the same for all" if shared else "each its own"}
+    labels |= said_style(look.get("style", "heat"), look.get("threshold"))
+    caption = [title, labels["shown"], *(f"{k} {v}" for k, v in labels.items() if k not in {"layer", "shown"})]
+    for first in range(0, len(heats), ON_A_PAGE):
         panels = []
-        for name, heat in zip(names[first : first + ON_A_PAGE], heats[first : first + ON_A_PAGE], strict=True):
-            picture = enlarged(read_picture(store, name, timestep))
-            laid = region_picture(picture, heat, cmap=cmap, low=fixed[0], high=fixed[1], **look)
-            title = " · ".join(filter(None, [name, _label(store, name), _missing(heat, look, *fixed)]))
-            panels.append(Panel(title, laid, _bar(heat, look, *fixed)))
-        said = labels | {"samples": ", ".join(names[first : first + ON_A_PAGE])}
-        yield Frame(stack_panels(panels, caption, colours(cmap)), labels=said)
+        for i in range(first, min(first + ON_A_PAGE, len(heats))):
+            picture = enlarged(pictures[i]())
+            laid = region_picture(picture, heats[i], cmap=cmap, low=fixed[0], high=fixed[1], **look)
+            above = " · ".join(filter(None, [titles[i], _missing(heats[i], look, *fixed)]))
+            panels.append(Panel(above, laid, _bar(heats[i], look, *fixed)))
+        yield Frame(stack_panels(panels, caption, colours(cmap)), labels=labels)
 
 
 def said_outputs(
@@ -184,13 +224,15 @@ def said_outputs(
     return {"outputs": ", ".join(pairs)}
 
 
-def _checked(maps: Maps) -> Maps:
+def with_maps(maps: Maps) -> Maps:
+    """Make sure that a layer has maps that can be laid over a picture."""
     if maps.reduced.startswith("no spatial axes"):
         raise FmxError(f"Layer {maps.layer} has no maps (y, x) that could be laid over a picture: choose another.")
     return maps
 
 
-def _label(store: Store, sample: str) -> str:
+def sample_label(store: Store, sample: str) -> str:
+    """Give the class of a sample; empty without one."""
     labels = store.tree.to_dataset()["label"].values
     return str(labels[store.samples.index(sample)])
 
