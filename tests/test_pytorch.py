@@ -211,6 +211,42 @@ def test_state_dicts_in_every_wrapping(form: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in net.state_dict().items())
 
 
+class Versioned(nn.Module):
+    """Loads by the version that saved, as torchvision's MNASNet does, which takes no weights without one."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x)
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *more: Any) -> None:
+        if metadata.get("version") not in {1, 2}:
+            raise ValueError("no version")
+        self.loaded = metadata["version"]
+        super()._load_from_state_dict(state, prefix, metadata, *more)
+
+
+@pytest.mark.parametrize(("form", "version"), [("plain", 1), ("wrapped", 1), ("prefix", 1), ("none", 2), ("odd", 2)])
+def test_modules_are_told_the_version_that_saved(form: str, version: int, tmp_path: Path) -> None:
+    """It is kept beside the tensors; what keeps none, such as safetensors, is taken for the module's own."""
+    net = Versioned()
+    net._version = 1
+    state = nn.ModuleDict({"module": net}).state_dict() if form == "prefix" else net.state_dict()
+    if form == "odd":
+        state._metadata = {"": "1", 3: None, "fc": {"version": "two"}}
+    torch.save({"plain": state, "prefix": state, "odd": state}.get(form, {"state_dict": state}), tmp_path / "w.pth")
+    if form == "none":
+        save_file(dict(state), tmp_path / "w.pth")
+    found = Versioned()
+    fmx.load(found, weights=tmp_path / "w.pth", input_shape=(3,))
+    assert found.loaded == version
+    assert torch.equal(found.fc.weight, net.fc.weight)
+
+
 def test_weights_are_loaded_whole_or_on_request_in_part(tmp_path: Path) -> None:
     state = tiny_resnet().state_dict()
     changed = {("head" if k == "fc.weight" else k): v for k, v in state.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from fmx.errors import ModelError, near_files
 from fmx_adapters._archives import check_archive
 
-__all__ = ["apply_weights", "is_safetensors", "read_state_dict"]
+__all__ = ["Weights", "apply_weights", "is_safetensors", "read_state_dict"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -22,7 +23,20 @@ def is_safetensors(head: bytes) -> bool:
     return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+class Weights(dict[str, torch.Tensor]):
+    """Tensors by name, and the versions of modules that torch keeps beside them, where there are any."""
+
+    def __init__(self, loaded: Mapping[object, object]) -> None:
+        super().__init__({str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, torch.Tensor)})
+        kept = getattr(loaded, "_metadata", None)
+        self.versions = {
+            "" if name == "module" else str(name).removeprefix("module."): {"version": about["version"]}
+            for name, about in (kept.items() if isinstance(kept, Mapping) else ())
+            if isinstance(about, Mapping) and isinstance(about.get("version"), int)
+        }
+
+
+def read_state_dict(path: Path) -> Weights:
     """Read a state dict as data; a pickle that would run code is refused.
 
     A wrapper (``{"state_dict": …}``, ``{"model": …}``) and the prefix ``module.`` are taken off.
@@ -42,7 +56,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not any(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise ModelError(f"{path} holds a {type(loaded).__name__}, no state dict: save model.state_dict().")
-    return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    return Weights(loaded)
 
 
 def _read(path: Path) -> object:
@@ -101,7 +115,10 @@ def apply_weights(module: torch.nn.Module, weights: str | None, *, allow_partial
     if said and not (allow_partial and fitting):
         hint = " Name the architecture that it was saved from" + (", or add --allow-partial." if fitting else ".")
         raise ModelError(f"{weights} does not fit the model: {said}.{hint}")
-    module.load_state_dict(fitting, strict=False)
+    given = OrderedDict(fitting)
+    # Some modules load by the version that saved; what says none is taken for their own.
+    given._metadata = getattr(own, "_metadata", {}) | state.versions  # type: ignore[attr-defined]
+    module.load_state_dict(given, strict=False)
     return f"weights fit in part only: {said}" if said else ""
 
 
