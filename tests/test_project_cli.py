@@ -91,6 +91,22 @@ def test_channels_are_projected_apart_and_dead_ones_are_said(cli: Any, tmp_path:
     assert "channel 5 of 4 for 1.png" in done.err
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("words", ["--maps 2", "--channels 1,2", "--film gif --frames 2", "--top 2 --channels 1"])
+def test_in_another_precision(words: str, precision: str, cli: Any, tmp_path: Path, photos: Path, store: Any) -> None:
+    """What is written is what Python gives in this precision, and says which it was."""
+    given = words.split() + (["--store", str(store.path)] if "--top" in words else [str(photos)])
+    file = tmp_path / "a.nc"
+    run(cli, tmp_path, "deconv", *given, "--layer", "4", "--precision", precision, "--arrays", file)
+    with xr.open_dataset(file) as found:
+        assert found.attrs["precision"] == precision
+        if "channels 1,2" in words:
+            model = fmx.load(MODEL, input_shape=(3, 18, 18))
+            expected = fmx.project.deconv(model, photos, "4", channels=[1, 2], precision=precision)
+            np.testing.assert_array_equal(found["projection"][:, 0], expected["projection"])
+            np.testing.assert_array_equal(found["value"][:, 0], expected["value"])
+
+
 def test_top_maps_one_by_one(cli: Any, tmp_path: Path, photos: Path) -> None:
     done = run(cli, tmp_path, "deconv", photos / "cat", "--layer", "4", "--maps", "0.25", "--each", "--json")
     assert len(json.loads(done.out)) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import deconvnet_reference as reference
@@ -76,6 +77,45 @@ def test_equals_the_deconvnet_of_the_paper(kind: str) -> None:
         close(found["projection"][0], torch.cat(expected))
     together = deconv(net, x, str(last), channels=[0, 2, 4], group="together")
     close(together["projection"], reference.deconv(net, torch.from_numpy(x), last, [0, 2, 4], positions))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_float64_equals_the_deconvnet_of_the_paper_to_the_last_digit(kind: str) -> None:
+    net, x = random_net(kind), noise((1, 3, 17, 17))
+    last = len(net) - 1
+    found = deconv(net, x, str(last), activations=0.5, precision="float64")
+    assert found.attrs["precision"] == "float64"
+    assert found["projection"].dtype == np.float32
+    wide, values = copy.deepcopy(net).double(), torch.from_numpy(x).double()
+    after = reference.forward(list(wide), values)[-1]["after"][0]
+    after = after.reshape(len(after), -1)
+    np.testing.assert_allclose(found["value"][0], after.max(1).values.detach(), rtol=1e-12)
+    count = -(-after.shape[1] // 2)
+    expected = [reference.deconv(wide, values, last, [channel], count) for channel in range(len(after))]
+    close(found["projection"][0], torch.cat(expected), 2**-24 + 1e-12)
+    assert next(net.parameters()).dtype == torch.float32
+
+
+class NearTie(nn.Module):
+    """Pools values that float32 can't tell apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x + 1.0, 2)
+
+
+NEAR_TIE = NearTie().eval()
+
+
+@pytest.mark.parametrize("form", ["module", "traced", "legacy onnx", "dynamo onnx", "exported"])
+def test_float64_finds_the_largest_value_where_float32_rounds(form: str, export: Any) -> None:
+    x = np.zeros((1, 3, 4, 4), np.float32)
+    x[..., 1::2, 1::2] = 1e-9
+    model = fmx.load(export(NEAR_TIE, (3, 4, 4), form), input_shape=(3, 4, 4))
+    for precision, place in (("float32", 0), ("float64", 1)):
+        found = deconv(model, x, model.layers[-1].name, channels=[1], precision=precision)
+        expected = np.zeros((3, 4, 4))
+        expected[1, place::2, place::2] = 1
+        np.testing.assert_array_equal(found["projection"][0, 0], expected)
 
 
 @pytest.mark.real
@@ -362,6 +402,7 @@ class Dead(nn.Module):
         ({"group": "alone"}, "each, together or growing"),
         ({"group": "growing", "steps": 0}, "At least one step"),
         ({"batch_size": 0}, "at least one signal"),
+        ({"precision": "float16"}, "can't be computed in float16: .*float64"),
         ({"data": noise((1, 3, 17))}, "shape|input"),
         ({"device": "cuda:99"}, "cuda:99 can't be used"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fmx.prepare import PictureOptions
     from fmx.project import Pictures
 
-__all__ = ["Loading", "Opening", "PictureData", "Together"]
+__all__ = ["Backward", "Loading", "Opening", "PictureData", "Together"]
 
 PictureData = Annotated[
     str, typer.Argument(metavar="PICTURES", help="A picture, a folder, a glob, a list, or arrays.", show_default=False)
@@ -29,6 +29,24 @@ class Together:
         int, typer.Option(help="Pictures, or signals on their way back, at once.", rich_help_panel="Running")
     ] = 8
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.", rich_help_panel="Running")] = "cpu"
+
+
+@dataclass(frozen=True)
+class Backward(Together):
+    """The same of what needs a model's gradients, and what is computed in; as `fmx.project` takes them."""
+
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Compute in float32 or float64, which makes formats agree where float32 rounds.",
+            rich_help_panel="Running",
+        ),
+    ] = "float32"
+
+    @property
+    def ways(self) -> dict[str, Any]:
+        """All of them, by the names of arguments."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

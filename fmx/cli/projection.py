@@ -10,7 +10,7 @@ import typer
 from fmx.cli import options as opt
 from fmx.cli.arrays import Arrays, array_file, check_array_file
 from fmx.cli.groups import Target, grouped
-from fmx.cli.opening import Opening, PictureData, Together
+from fmx.cli.opening import Backward, Opening, PictureData
 from fmx.cli.projection_notes import check_number, say_limits, say_notes
 from fmx.cli.reading import help_of
 from fmx.errors import FmxError
@@ -84,7 +84,7 @@ def deconv(
     top: Annotated[
         int | None, opt.option(_STORE, "Project so many top samples of each channel, cropped to what the neuron sees.")
     ] = None,
-    running: Together,
+    running: Backward,
     target: Target = _DECONV,
     arrays: Arrays = None,
     informed: Information = False,
@@ -120,7 +120,7 @@ def deconv(
         raise FmxError("There are no pictures to project: give PICTURES, or a store with --store and --top.")
     read = opening.open(opened, pictures)
     say_notes(read)
-    network = Deconvnet(read, device=running.device, batch_size=running.batch_size)
+    network = Deconvnet(read, **running.ways)
     names = [info.name for info in choose_layers(read.model, layers)]
     ranking = {"metric": metric} if metric != "selectivity" else {}
     scores = {layer: _selectivity(stored, layer) if metric == "selectivity" else None for layer in names}
@@ -145,7 +145,7 @@ def _project_top(
     layers: str,
     channels: Sequence[int] | None,
     top: int,
-    running: Together,
+    running: Backward,
     where: tuple[Target, str | None],
 ) -> list[dict[str, Any]]:
     """Project the top samples of channels."""
@@ -155,7 +155,7 @@ def _project_top(
     target, arrays = where
     of_store = stored_pictures(model[0], store)
     say_notes(of_store)
-    network = Deconvnet(of_store, device=running.device, batch_size=running.batch_size)
+    network = Deconvnet(of_store, **running.ways)
     names = layers_of(store, of_store.model, layers)
     with (
         target.folder(model[1]) as folder,
@@ -197,11 +197,7 @@ def attribute(
     seed: Annotated[int, opt.option(_HOW, "Its seed.")] = 0,
     steps: Annotated[int, opt.option(_HOW, "Points on the way, for integrated-gradients.")] = 64,
     baseline: Annotated[float, opt.option(_HOW, "Value of the model's input where the way begins.")] = 0.0,
-    running: Together,
-    precision: Annotated[
-        str,
-        opt.option("Running", "Compute in float32 or float64, which makes formats agree where float32 rounds."),
-    ] = "float32",
+    running: Backward,
     target: Target = _ATTRIBUTED,
     arrays: Arrays = None,
     alpha: Annotated[float, typer.Option(help="Opacity of a map over the picture where it is highest, 0 to 1.")] = 0.6,
@@ -232,8 +228,7 @@ def attribute(
     read = opening.open(opened, pictures)
     say_notes(read)
     how: dict[str, Any] = {"maps_of": maps_of, "cloud": Cloud(copies, noise, seed), "path": Path(steps, baseline)}
-    how |= {"device": running.device, "batch_size": running.batch_size, "precision": precision}
-    network = Attribution(read, method, wanted, **how)
+    network = Attribution(read, method, wanted, **how, **running.ways)
     if method in {"guided", "deconvnet"}:
         say_limits(read.model, [layer] if layer is not None else None, switches=method == "deconvnet")
     lead = {"sample": read.samples}

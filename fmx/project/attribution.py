@@ -128,7 +128,6 @@ class Attribution:
         self.wanted = wanted
         self.maps_of = cam_layer(pictures.model, maps_of) if self.weighs else None
         self.cloud, self.path = cloud or Cloud(), path or Path()
-        self.precision = precision
         self.network = Network(
             pictures.model, self.method.rule, device=device, batch_size=batch_size, precision=precision
         )
@@ -175,7 +174,7 @@ class Attribution:
 
     def _about(self) -> dict[str, Any]:
         target = "class" if self.wanted.name == OUTPUT else f"channel of {self.wanted.layer}"
-        more: dict[str, Any] = {"target": target, "rule": RULES[self.method.rule], "precision": self.precision}
+        more: dict[str, Any] = {"target": target, "rule": RULES[self.method.rule], "precision": self.network.precision}
         if self.wanted.name != OUTPUT:
             more["over"] = "neuron" if self.wanted.neuron is not None else self.wanted.over
         if self.maps_of is not None:

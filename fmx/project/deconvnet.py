@@ -34,16 +34,25 @@ class Deconvnet:
     device : str
     batch_size : int
         Signals that are pulled back at once.
+    precision : {"float32", "float64"}
+        What is computed in.
 
     Raises
     ------
     ModelError
-        The model can't be differentiated.
+        The model can't be differentiated, or not in this precision.
     """
 
-    def __init__(self, pictures: Pictures, *, device: str = "cpu", batch_size: int = DEFAULT_BATCH) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        *,
+        device: str = "cpu",
+        batch_size: int = DEFAULT_BATCH,
+        precision: str = "float32",
+    ) -> None:
         self.pictures = pictures
-        self.network = Network(pictures.model, deconvnet, device=device, batch_size=batch_size)
+        self.network = Network(pictures.model, deconvnet, device=device, batch_size=batch_size, precision=precision)
         self._begun: tuple[Maps, Pass] | None = None
 
     def maps(self, values: NDArray[Any], info: LayerInfo) -> Maps:
@@ -122,7 +131,7 @@ class Deconvnet:
         coords |= {"channel": listed} if fixed else {"rank": np.arange(1, len(listed) + 1), "channel": ("rank", listed)}
         if group == "growing":
             coords["step"] = ("step", labels, {"definition": "number of maps projected together"})
-        how = {"rule": RULES[deconvnet], "layer": maps.info.name}
+        how = {"rule": RULES[deconvnet], "precision": self.network.precision, "layer": maps.info.name}
         return xr.Dataset(variables, coords, about(self.pictures, "deconvnet", ZEILER_FERGUS, **how))
 
 
@@ -147,6 +156,7 @@ def deconv(
     pictures: PictureOptions | None = None,
     device: str = "cpu",
     batch_size: int = DEFAULT_BATCH,
+    precision: str = "float32",
 ) -> xr.Dataset:
     """Project maps of a layer back to the input with a deconvnet.
 
@@ -179,6 +189,8 @@ def deconv(
     device : str
     batch_size : int
         Signals that are pulled back at once.
+    precision : {"float32", "float64"}
+        What is computed in; the projection is float32. float64 seldom mistakes which value of a pool is the largest.
 
     Returns
     -------
@@ -195,7 +207,7 @@ def deconv(
         asked for has an activation above 0.
     """
     opened = open_pictures(model, data, pictures=pictures)
-    network = Deconvnet(opened, device=device, batch_size=batch_size)
+    network = Deconvnet(opened, device=device, batch_size=batch_size, precision=precision)
 
     def one(index: int) -> xr.Dataset:
         return network.project(

@@ -79,6 +79,7 @@ class Network:
             raise ModelError(f"Gradients can't be computed in {precision}: {near_matches(precision, PRECISIONS)}")
         self.model = model
         self.batch_size = batch_size
+        self.precision = precision
         self._rule = rule
         try:
             self.device = torch.device(device)

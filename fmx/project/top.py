@@ -135,7 +135,8 @@ def project_top(network: Deconvnet, layer: str, top: xr.Dataset, channels: Seque
         "picture": (("channel", "rank", "y", "x", "band"), done[1]),
     }
     coords = {"channel": wanted, "rank": chosen["rank"].values, "colour": network.pictures.colours}
-    more = {"rule": RULES[deconvnet], "layer": layer, "receptive_field": top.attrs.get("receptive_field", "")}
+    more = {"rule": RULES[deconvnet], "precision": network.network.precision, "layer": layer}
+    more["receptive_field"] = top.attrs.get("receptive_field", "")
     return xr.Dataset(found | places | corners, coords, about(network.pictures, "deconvnet", ZEILER_FERGUS, **more))
 
 
