@@ -220,7 +220,7 @@ def test_the_command_takes_objectives_spectra_and_a_store(place: Path, cli: Any)
         (("--logits", "1", "--plot", "a.jpg"), "Plots are written as .png, .svg or .pdf, not .jpg"),
         (("--logits", "1", "--film", "a.mov"), "--film takes a file that ends in"),
         (("--logits", "1", "--diversity", 1), "--diversity is how much several pictures differ: add --pictures 4"),
-        (("--logits", "1", "--scale", "1.1"), "--scale takes the least and the largest scale"),
+        (("--logits", "1", "--zoom", "1.1"), "--zoom takes two numbers such as 0.9,1.1"),
         (("--logits", "1", "--no-transforms", "--jitter", 2), "--no-transforms leaves pictures as they are"),
         (("--logits", "1", "--batch-size", 0), "--batch-size and --every take numbers of at least 1"),
         (("--logits", "1", "--method", "maco", "--spectrum", "nowhere"), "nowhere"),

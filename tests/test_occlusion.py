@@ -401,7 +401,7 @@ class TestCommand:
     def test_too_many_names_are_left_out(self, place, cli):
         ran = cli("occlude", "legacy.onnx", "pictures/cat/0.png", *self.words, "--names", "imagenet", "-o", "out")
         assert ran.code == 0
-        assert "--names has 1000 names, and the model 5 classes: not used" in ran.err
+        assert "--class-names has 1000 names, and the model 5 classes: not used" in ran.err
         assert "probability of class" in ran.out
 
 

@@ -296,7 +296,7 @@ def test_a_thousand_channels_are_not_attributed_unasked(
         ("deconv PHOTOS --layer 4 --top 3 --store STORE", "leave PICTURES out"),
         ("deconv --layer 4", "no pictures to project"),
         ("attribute PHOTOS --class 1 --layer 4", "attributed apart"),
-        ("attribute PHOTOS --class cat", "--class takes whole numbers"),
+        ("attribute PHOTOS --class cat", "--class takes numbers such as 3,17 or 0-15"),
         ("attribute PHOTOS --class 9", "no class 9: there are 0 to 3"),
         ("attribute PHOTOS --method grad", "No attribution is called grad"),
         ("attribute PHOTOS --layer 4 --neuron 9,9", "no neuron at"),

@@ -322,7 +322,7 @@ def test_channels_over_the_samples_that_excite_them_most(store, values, cli):
         cli("top-samples", store.path, "--layers", "conv", "--top", "3", "--noise", "0.5", "--save", "best").code == 0
     )
     drawn = list(top_overlays(open_store(store.path), "best", layer="conv", channels=[4, 1], most=2))
-    assert [frame.labels["shown"] for frame in drawn] == ["channel 4", "channel 1"]
+    assert [frame.labels["shown"] for frame in drawn] == [f"channel {c} over its strongest samples" for c in (4, 1)]
     highest = values["conv"][:, 1, :, 4].reshape(5, 3, -1).max(axis=2)
     order = np.argsort(-highest.max(axis=1))
     assert drawn[0].labels["samples"] == ", ".join(store.samples[i] for i in order[:2])
@@ -339,7 +339,7 @@ def test_channels_over_the_samples_that_excite_them_most(store, values, cli):
         assert panel.args[0] == f"{store.samples[i]} · {label}frame {step} · {highest[i].max():.3g}"
     # Without a choice: the channels with the largest values first.
     assert [f.labels["shown"] for f in top_overlays(open_store(store.path), "best", layer="conv", most=1)] == [
-        f"channel {c}" for c in np.argsort(-values["conv"][:, 1].max(axis=(0, 1, 3, 4)))
+        f"channel {c} over its strongest samples" for c in np.argsort(-values["conv"][:, 1].max(axis=(0, 1, 3, 4)))
     ]
     for wrong, named in (
         ({"top": "bets", "layer": "conv"}, "no results called bets.*best"),
@@ -686,7 +686,7 @@ MISTAKES = [
     ("video --layer conv --format mpg", "--format takes avi,"),
     ("video --layer conv --over step", "can't go over step"),
     ("video --layer fc", "no maps"),
-    ("video --layer conv --over channel --channel 3", "choose those of a grid or a film over channels by --channels"),
+    ("video --layer conv --over channel --channel max", "--channels takes numbers such as 3,17 or 0-15, not 'max'"),
     ("multiples --rows noise --columns nose", "did you mean noise"),
 ]
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["aggregate", "export", "hist", "register_analyses", "stats"]
 
-Folder = Annotated[str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write files there.")]
-Format = Annotated[str, typer.Option("--format", help="csv, parquet, npy or h5.")]
+Folder = Annotated[str | None, opt.output("files in this folder")]
+Format = Annotated[str, opt.files("csv, parquet, npy or h5")]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -48,10 +48,11 @@ def stats(
     by: common.By = "",
     layers: opt.Layers = "all",
     quantiles: Annotated[
-        str | None, typer.Option(help="Quantiles, such as 0.05,0.5,0.95 (default: the median).")
+        str | None,
+        opt.option(opt.HOW, "Quantiles, such as 0.05,0.5,0.95 (default: the median).", metavar="SHARES"),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Quantiles without error, in more than one read of the store.")
+        bool, opt.option(opt.HOW, "Quantiles without error, in more than one read of the store.", "--exact")
     ] = False,
     nan: common.Nan = "skip",
     *,
@@ -94,14 +95,12 @@ def hist(
     store: opt.StorePath,
     by: common.By = "",
     layers: opt.Layers = "all",
-    bins: Annotated[int, typer.Option(help="Number of bins, up to 1024.")] = 64,
+    bins: Annotated[int, opt.option(opt.HOW, "Bins: how many, up to 1024.", metavar="N")] = 64,
     log: Annotated[
         bool,
-        typer.Option("--log", help="Bins that grow with the values: powers of two, or between the ends of --range."),
+        opt.option(opt.HOW, "Bins that grow with the values: powers of two, or between the ends of --range.", "--log"),
     ] = False,
-    value_range: Annotated[
-        str | None, typer.Option("--range", help="Ends of the bins, such as 0,10 (default: found in the same read).")
-    ] = None,
+    value_range: opt.BinRange = None,
     nan: common.Nan = "skip",
     *,
     results: common.Results,
@@ -113,9 +112,7 @@ def hist(
     from fmx.analyze import hist as compute
 
     opened = results.open(store)
-    ends = opt.numbers("--range", value_range)
-    if ends is not None and len(ends) != 2:
-        raise FmxError(f"--range takes two numbers such as 0,10, not '{value_range}'.")
+    ends = opt.ends("--range", value_range, "0,10")
     keep = opt.words(by)
     with common.reading():
         found = compute(
@@ -124,7 +121,7 @@ def hist(
             by=keep,
             bins=bins,
             log=log,
-            value_range=(ends[0], ends[1]) if ends else None,
+            value_range=ends,
             nan=nan,
             allow_partial=results.allow_partial,
         )
@@ -182,11 +179,14 @@ def aggregate(
     store: opt.StorePath,
     over: Annotated[
         str,
-        typer.Option(
-            help="Axes to put together, separated by commas: channel (or depth), space, noise, timestep, sample, class."
+        opt.option(
+            opt.WHAT,
+            "Axes: those that are put together, separated by commas; channel (or depth), space, noise, timestep, "
+            "sample, class.",
+            metavar="AXES",
         ),
     ] = "channel",
-    how: Annotated[str, typer.Option(help="sum, mean, max, min, norm (L2) or std.")] = "sum",
+    how: Annotated[str, opt.how("sum, mean, max, min, norm (L2) or std")] = "sum",
     layers: opt.Layers = "all",
     output: Folder = None,
     form: Format = "csv",
@@ -231,16 +231,14 @@ _MOST_NUMBERS = 2_000_000
 
 def export(
     store: opt.StorePath,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go.")],
+    output: Annotated[str, opt.output("files in this folder")],
     analysis: Annotated[
-        str, typer.Option(help="Saved results to write, by their names, separated by commas (default: all).")
+        str,
+        opt.option(opt.WHAT, "Saved results by their names, separated by commas (default: all).", metavar="NAMES"),
     ] = "",
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Write the activations of these layers instead; any selection, as for fmx layers."),
-    ] = None,
+    layers: Annotated[str | None, opt.layers("Their activations are written instead of saved results.")] = None,
     form: Format = "csv",
-    noise: Annotated[float | None, typer.Option(help="Only this noise level of activations.")] = None,
+    noise: opt.LevelOfAll = None,
     allow_partial: common.AllowPartial = False,
 ) -> None:
     """Write saved results, or activations chunk by chunk, to files that other programs read.
@@ -257,7 +255,7 @@ def export(
     if layers is not None:
         opened = common.open_for(store, allow_partial=allow_partial)
         with common.reading("writing"):
-            files = export_activations(opened, output, format=form, layers=layers, noise=noise)
+            files = export_activations(opened, output, format=form, layers=layers, noise=opt.level(noise))
     else:
         opened = open_store(store)
         names = opt.words(analysis) or tuple(saved_analyses(opened.place))

@@ -9,6 +9,7 @@ import typer
 from fmx.cli import options as opt
 from fmx.cli.analysis import register_analyses
 from fmx.cli.benchmark import bench
+from fmx.cli.commands import Commands
 from fmx.cli.extraction import extract
 from fmx.cli.maximization import maximize
 from fmx.cli.maximized_saved import register_maximized
@@ -26,6 +27,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="fmx",
+    cls=Commands,
     help="See and measure what happens inside a trained network: PyTorch, TorchScript, .pt2 and ONNX.",
     epilog="Start with: fmx demo",
     no_args_is_help=True,
@@ -54,13 +56,13 @@ def common(
 def layers(
     model: opt.Model,
     weights: opt.Weights = None,
-    allow_partial: opt.AllowPartial = False,
+    allow_partial: opt.AllowPartialWeights = False,
     trust: opt.Trust = False,
     operators: opt.Operators = None,
     layers: opt.Layers = "all",
     input_shape: opt.InputShape = None,
     size: opt.Size = None,
-    channels: opt.Channels = None,
+    picture_channels: opt.PictureChannels = None,
     layout: opt.Layout = None,
     json: opt.Json = False,
 ) -> None:
@@ -69,7 +71,7 @@ def layers(
     from fmx.cli.output import note, print_json, print_table
     from fmx.extraction import PictureOptions
 
-    shape = opt.shape(input_shape) or PictureOptions(size=size, channels=channels, layout=layout).input_shape()
+    shape = opt.shape(input_shape) or PictureOptions(size=size, channels=picture_channels, layout=layout).input_shape()
     opened = load(
         model,
         weights=weights,
@@ -147,9 +149,7 @@ register_projections(app)
 
 @app.command(epilog="Example: fmx demo -o fmx-demo")
 def demo(
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FOLDER", help="Where its store and pictures go.")
-    ] = "fmx-demo",
+    output: Annotated[str, opt.output("the folder of its store and pictures")] = "fmx-demo",
 ) -> None:
     """Show all of it on a pretrained network and two photographs, offline."""
     from fmx.cli.demo import run_demo

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
-import typer
-
+from fmx.cli import options as opt
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
@@ -36,11 +35,12 @@ def _arrays(path: str | None) -> str | None:
 
 Arrays = Annotated[
     str | None,
-    typer.Option(
+    opt.option(
+        opt.OUT,
+        "Write the values too, with their labels: .zarr or .nc for xarray, .npz for NumPy.",
         "--arrays",
         metavar="FILE",
         callback=_arrays,
-        help="Write the values too, with their labels: .zarr or .nc for xarray, .npz for NumPy.",
     ),
 ]
 

@@ -24,14 +24,12 @@ def bench(
     weights: opt.Weights = None,
     trust: opt.Trust = False,
     operators: opt.Operators = None,
-    batch_size: Annotated[
-        str, typer.Option(help="Samples that the model runs at once; several, separated by commas.")
-    ] = "32",
-    engines: Annotated[str, typer.Option(help="Engines to time, separated by commas.")] = "eager,auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; several, separated by commas.")] = "cpu",
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
+    batch_sizes: opt.BatchSizes = "32",
+    engines: opt.Engines = "eager,auto",
+    devices: opt.Devices = "cpu",
+    rounds: Annotated[int, opt.option(opt.RUN, "Timed rounds.", metavar="N")] = 5,
     input_shape: opt.InputShape = None,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the rates: a .png, .svg or .pdf.")] = None,
+    plot: Annotated[str | None, opt.figure("of the rates")] = None,
     json: opt.Json = False,
 ) -> None:
     """Time the bare model, the capture of its layers, and whole extractions, side by side."""
@@ -44,7 +42,7 @@ def bench(
 
         check_format(Path(plot).suffix.lower().removeprefix("."))
     opened = load(model, weights=weights, input_shape=opt.shape(input_shape), trust=trust, operators=operators or ())
-    sizes = [int(n) for n in opt.numbers("--batch-size", batch_size) or []]
+    sizes = opt.whole_numbers("--batch-sizes", batch_sizes)
     with progress("timing") as update:
         rows = measure(
             opened,
@@ -52,7 +50,7 @@ def bench(
             layers=layers,
             batch_sizes=sizes,
             engines=opt.words(engines),
-            devices=opt.words(device),
+            devices=opt.words(devices),
             rounds=rounds,
             progress=update,
         )

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 from fmx.errors import FmxError
@@ -21,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["class_sums", "rank", "top_samples"]
 
 Metric = Annotated[
-    str,
-    typer.Option(
-        "--by", help="Score of a sample: max, mean, sum, variance or sparsity; or of classes: selectivity, precision."
-    ),
+    str, opt.metric("max, mean, sum, variance or sparsity of each sample; or by selectivity or precision for classes")
+]
+Unique = Annotated[
+    bool,
+    opt.option(opt.WHAT, "Only channels that are among the top of no other class, or all.", "--unique/--no-unique"),
 ]
 
 
@@ -34,17 +33,21 @@ class Scored:
 
     n_each_image: Annotated[
         int,
-        typer.Option(
-            help="Rank channels of a class by how many of its samples have them among so many top ones (0: by score)."
+        opt.option(
+            opt.HOW,
+            "Rank channels of a class by how many of its samples have them among so many top ones (0: by score).",
+            metavar="N",
         ),
     ] = 0
     held_out: common.HeldOut = 0
-    seed: common.Seed = 0
-    noise: common.Noise = None
-    nan: Annotated[
-        str,
-        typer.Option(help="Values that are not finite: skip them, or keep: leave out samples that have one."),
-    ] = "skip"
+    seed: opt.Seed = 0
+    noise: opt.Level = None
+    nan: Annotated[str, common.not_finite("leave out samples that have one")] = "skip"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What functions that rank take."""
+        return asdict(self) | {"noise": opt.level(self.noise)}
 
 
 # Labels as they are called in rows: a store's groups can't have variables of these names.
@@ -53,14 +56,11 @@ _KEYS = {"sample_id": "sample", "at_timestep": "timestep"}
 
 def rank(
     store: opt.StorePath,
-    per: Annotated[str, typer.Option(help="Top channels over all samples, of each class, or of each sample.")] = "all",
+    per: Annotated[str, opt.per("all, for top channels over all samples, class, or sample")] = "all",
     metric: Metric = "max",
-    top: common.Top = 10,
+    top: Annotated[int, opt.top("channels listed")] = 10,
     layers: opt.Layers = "all",
-    n_each_class: Annotated[int | None, typer.Option(help="The same as --top, for --per class.")] = None,
-    unique: Annotated[
-        bool, typer.Option("--unique", help="Only channels that are among the top of no other class.")
-    ] = False,
+    unique: Unique = False,
     *,
     scored: Scored,
     results: common.Results,
@@ -77,9 +77,9 @@ def rank(
     settings: dict[str, Any] = {
         "per": per,
         "metric": metric,
-        "top": n_each_class or top,
+        "top": top,
         "unique": unique,
-        **asdict(scored),
+        **scored.settings,
     }
     with common.reading():
         found = compute(opened, layers=layers, allow_partial=results.allow_partial, **settings)
@@ -107,16 +107,13 @@ def rank(
 def top_samples(
     store: opt.StorePath,
     layers: opt.Layers = "all",
-    k: Annotated[int, typer.Option("--top", "-k", help="Samples listed for each channel.")] = 9,
-    channels: Annotated[str, typer.Option(help="Channels that are shown, such as 0,3,8-15 (default: all).")] = "",
-    per_class: Annotated[bool, typer.Option("--per-class", help="For the samples of each class apart.")] = False,
-    weakest: Annotated[bool, typer.Option("--weakest", help="The samples that excite it least.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(help="The model, to measure receptive fields; without it boxes are in proportion to the map."),
-    ] = None,
+    k: Annotated[int, opt.top("samples listed for each channel")] = 9,
+    channels: opt.Channels = None,
+    per_class: Annotated[bool, opt.option(opt.WHAT, "For the samples of each class apart.", "--per-class")] = False,
+    weakest: Annotated[bool, opt.option(opt.WHAT, "The samples that excite it least.", "--weakest")] = False,
+    model: Annotated[str | None, opt.model_of_store("measures what neurons see, else boxes are approximate")] = None,
     weights: opt.Weights = None,
-    noise: common.Noise = None,
+    noise: opt.Level = None,
     *,
     results: common.Results,
 ) -> None:
@@ -133,13 +130,13 @@ def top_samples(
             layers=layers,
             per_class=per_class,
             weakest=weakest,
-            noise=noise,
+            noise=opt.level(noise),
             fields=fields,
             allow_partial=results.allow_partial,
         )
     settings = {"analysis": "top-samples", "k": k, "per_class": per_class, "weakest": weakest}
     results.keep(opened, found, settings)
-    wanted = opt.channels("--channels", channels or None)
+    wanted = opt.channels("--channels", channels)
     _check_channels(wanted or (), found)
     rows = [row for row in to_rows(found) if row["sample_number"] >= 0]
     rows = [row for row in rows if wanted is None or row["channel"] in wanted]
@@ -188,10 +185,8 @@ def class_sums(
     store: opt.StorePath,
     layers: opt.Layers = "all",
     metric: Metric = "mean",
-    n_each_class: Annotated[int, typer.Option(help="Top channels of each class.")] = 10,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Sum up channels that are top ones of several classes, too.")
-    ] = False,
+    top: Annotated[int, opt.top("channels of each class that are summed up")] = 10,
+    unique: Unique = True,
     *,
     scored: Scored,
     results: common.Results,
@@ -207,9 +202,9 @@ def class_sums(
     opened = results.open(store)
     settings: dict[str, Any] = {
         "metric": metric,
-        "n_each_class": n_each_class,
-        "unique": not shared,
-        **asdict(scored),
+        "n_each_class": top,
+        "unique": unique,
+        **scored.settings,
     }
     with common.reading():
         found = compute(opened, layers=layers, allow_partial=results.allow_partial, **settings)
@@ -222,7 +217,7 @@ def class_sums(
     names = ["layer", "class", "channels", "own", "others", "largest"]
     about = [
         f"{layer}: no channels of their own for {missing}: their top channels are top ones of other classes, too "
-        "(--shared sums these up, another --n-each-class may leave some)"
+        "(--no-unique sums these up, another --top may leave some)"
         for layer, dataset in found.items()
         if (missing := dataset.attrs["without_channels"])
     ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fmx.cli import chosen
 from fmx.cli import options as opt
 from fmx.cli import reading as common
@@ -19,13 +17,13 @@ __all__ = ["decompose", "information"]
 def decompose(
     store: opt.StorePath,
     method: Annotated[
-        str, typer.Option(help="pca, nmf (non-negative factors), or tsne or umap (a map of the channels).")
+        str, opt.method("pca, nmf (non-negative factors), or tsne or umap (a map of the channels)")
     ] = "pca",
     layers: opt.Layers = "all",
-    noise: common.Noise = None,
-    components: Annotated[int, typer.Option(help="Of pca and nmf.")] = 10,
-    clip: Annotated[bool, typer.Option("--clip", help="Take negative values as 0 in nmf.")] = False,
-    points: Annotated[int, typer.Option(help="Positions of samples that nmf learns from.")] = 50_000,
+    noise: opt.Level = None,
+    components: Annotated[int, opt.components("how many, of pca and nmf")] = 10,
+    clip: Annotated[bool, opt.option(opt.HOW, "Take negative values as 0 in nmf.", "--clip")] = False,
+    points: Annotated[int, opt.option(opt.HOW, "Positions of samples that nmf learns from.", metavar="N")] = 50_000,
     *,
     drawn: chosen.Drawn,
     results: common.Results,
@@ -43,11 +41,11 @@ def decompose(
             opened,
             method=method,
             layers=opt.words(layers),
-            noise=noise,
+            noise=opt.level(noise),
             components=components,
             clip=clip,
             points=points,
-            samples=drawn.samples,
+            samples=drawn.subsample,
             seed=drawn.seed,
             allow_partial=results.allow_partial,
         )
@@ -109,21 +107,28 @@ def _summary(layer: str, dataset: xr.Dataset, method: str) -> dict[str, Any]:
 def information(
     store: opt.StorePath,
     about: Annotated[
-        str, typer.Option(help="label, or of the picture: brightness, contrast, red, green, blue.")
+        str,
+        opt.option(opt.WHAT, "label, or of the picture: brightness, contrast, red, green, blue.", metavar="WHAT"),
     ] = "label",
     layers: opt.Layers = "all",
-    noise: chosen.Levels = None,
-    of: Annotated[str, typer.Option(help="channel, or component: projections on principal components.")] = "channel",
+    noise: opt.Levels = None,
+    of: Annotated[
+        str,
+        opt.option(opt.WHAT, "channel, or component: projections on principal components.", metavar="WHAT"),
+    ] = "channel",
     summary: Annotated[
-        str, typer.Option(help="A channel's value for a sample: mean or max over its positions.")
+        str, opt.option(opt.HOW, "A channel's value for a sample: mean or max over its positions.", metavar="HOW")
     ] = "mean",
     estimator: Annotated[
-        str, typer.Option(help="binned, with the correction of Miller and Madow, or knn, nearest neighbours.")
+        str, opt.estimator("binned, with the correction of Miller and Madow, or knn, nearest neighbours")
     ] = "binned",
-    bins: Annotated[int, typer.Option(help="Bins of equal frequency.")] = 8,
-    components: Annotated[int, typer.Option(help="Projections, with --of component.")] = 10,
-    shuffles: Annotated[int, typer.Option(help="How often labels are shuffled, to see what comes out by chance.")] = 10,
-    per: Annotated[str, typer.Option(help="layer, or channel for every channel (or component) apart.")] = "layer",
+    bins: Annotated[int, opt.option(opt.HOW, "Bins: how many, of equal frequency.", metavar="N")] = 8,
+    components: Annotated[int, opt.components("how many projections, with --of component")] = 10,
+    shuffles: Annotated[
+        int,
+        opt.option(opt.HOW, "How often labels are shuffled, to see what comes out by chance.", metavar="N"),
+    ] = 10,
+    per: Annotated[str, opt.per("layer or channel (or component)")] = "layer",
     nan: common.Nan = "skip",
     *,
     drawn: chosen.Drawn,
@@ -133,21 +138,21 @@ def information(
     from fmx.analyze import to_rows
     from fmx.analyze.information import information as compute
 
-    chosen.one_of("--per", per, ("layer", "channel"))
+    opt.one_of("--per", per, ("layer", "channel"))
     opened = results.open(store)
     with common.reading():
         found = compute(
             opened,
             about=about,
             layers=opt.words(layers),
-            noise=chosen.levels(noise),
+            noise=opt.levels(noise),
             of=of,
             summary=summary,
             estimator=estimator,
             bins=bins,
             components=components,
             shuffles=shuffles,
-            samples=drawn.samples,
+            samples=drawn.subsample,
             seed=drawn.seed,
             nan=nan,
             allow_partial=results.allow_partial,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmx.cli.picking import numbers, place_parts
+from fmx.cli.options import whole_numbers
+from fmx.cli.picking import place_parts
 from fmx.errors import FmxError, near_matches
 from fmx.render import Film, Frame, PictureFolder, grid_frames, overlay_frame, save_values, write_video
 from fmx.render.overlay_sheets import channel_overlays, sample_overlays
@@ -20,7 +21,6 @@ from fmx.store import Store
 __all__ = [
     "Places",
     "channel_choice",
-    "class_names",
     "draw_channel_overlays",
     "draw_films",
     "draw_frames",
@@ -176,19 +176,9 @@ def layers_with_maps(store: Store, layers: str) -> list[str]:
     return [info.name for info in chosen if has_maps(info)] or [info.name for info in chosen]
 
 
-def class_names(file: str | None) -> list[str]:
-    """Read the names of a model's outputs, one a line."""
-    if file is None:
-        return []
-    try:
-        return Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FmxError(f"--classes {file} can't be read as text: {error}.") from error
-
-
 def channel_choice(text: str) -> str | list[int]:
     """Read what is taken of the channels: mean, max, or numbers."""
-    return text if text in {"mean", "max"} else numbers("--channel", text)
+    return text if text in {"mean", "max"} else whole_numbers("--channels", text)
 
 
 def _styled(look: Mapping[str, Any]) -> list[str]:
@@ -199,7 +189,7 @@ def page_layout(text: str) -> tuple[int, int]:
     """Read the rows and columns of a page, such as 8x8."""
     match = re.fullmatch(r"\s*([1-9]\d{0,3})\s*[x×,]\s*([1-9]\d{0,3})\s*", text)
     if not match:
-        raise FmxError(f"--layout takes rows and columns, such as 8x8, not '{text}'.")
+        raise FmxError(f"--page takes rows and columns, such as 8x8, not '{text}'.")
     return int(match[1]), int(match[2])
 
 

@@ -31,7 +31,7 @@ Data = Annotated[
 ]
 
 
-_DATA, _NOISE, _RUN, _KEEP, _STORE = "Data", "Noise", "Running", "What is kept", "The store"
+_DATA, _NOISE, _KEEP, _STORE = "Data", "Noise", "What is kept", "The store"
 
 
 @grouped
@@ -40,64 +40,79 @@ def extract(
     data: Data,
     output: Annotated[
         str,
-        typer.Option(
-            "--output", "-o", metavar="STORE", help="The store: a folder, or an address such as s3://bucket/name."
-        ),
+        opt.output("the store, a folder or an address such as s3://bucket/name", "STORE"),
     ],
     layers: opt.Layers = "auto",
     *,
     opening: Opening,
-    channels: opt.Channels = None,
-    frames: Annotated[int | None, opt.option(_DATA, "Frames of a clip, for videos (default: 16).")] = None,
-    stride: Annotated[int, opt.option(_DATA, "Take every so many-th frame of videos.")] = 1,
+    picture_channels: opt.PictureChannels = None,
+    frames: Annotated[
+        int | None, opt.option(_DATA, "Frames: how many a clip of a video has (default: 16).", metavar="N")
+    ] = None,
+    stride: Annotated[int, opt.option(_DATA, "Stride: every so many-th frame of videos is taken.", metavar="N")] = 1,
     clips: Annotated[bool, opt.option(_DATA, "The second axis of arrays is the timestep.", "--clips")] = False,
     on_error: Annotated[
-        str, opt.option(_DATA, "Samples that can't be read: fail, or skip and list them in the store.")
+        str,
+        opt.option(_DATA, "Samples that can't be read: fail, or skip and list them in the store.", metavar="HOW"),
     ] = "fail",
     noise: Annotated[
         str,
         opt.option(
-            _NOISE, "Levels of the noise axis; 0 is always there. Gaussian: share of the way from black to white."
+            _NOISE,
+            "Noise levels such as 0,0.2; 0 is always there. Gaussian: share of the way from black to white.",
+            metavar="LEVELS",
         ),
     ] = "0",
     perturb: Annotated[
-        str, opt.option(_NOISE, "gaussian, salt-and-pepper, blur, jpeg, brightness, contrast or patch.")
+        str, opt.option(_NOISE, "gaussian, salt-and-pepper, blur, jpeg, brightness, contrast or patch.", metavar="KIND")
     ] = "gaussian",
     noise_space: Annotated[
-        str | None, opt.option(_NOISE, "Where Gaussian noise is added: pixel, or the model's input.")
+        str | None, opt.option(_NOISE, "Where Gaussian noise is added: pixel, or the model's input.", metavar="WHERE")
     ] = None,
-    seed: Annotated[int, opt.option(_NOISE, "Seed of the noise.")] = 0,
-    batch_size: Annotated[int, opt.option(_RUN, "Samples that the model runs at once.")] = 32,
-    device: Annotated[str, opt.option(_RUN, "cpu, cuda, cuda:1, mps; for ONNX also tensorrt, rocm, coreml, …")] = "cpu",
+    seed: opt.Seed = 0,
+    batch_size: opt.BatchSize = 32,
+    device: opt.Device = "cpu",
     engine: opt.Engine = "auto",
     precision: Annotated[
-        str | None, opt.option(_RUN, "What the model computes in: float32, float16 or bfloat16 (default: its own).")
+        str | None, opt.precision("what the model computes in, float32, float16 or bfloat16 (default: its own)")
     ] = None,
-    memory: Annotated[str | None, opt.option(_RUN, "Most memory to take, such as 2GB.")] = None,
-    workers: Annotated[int, opt.option(_RUN, "Processes on this machine that share the work.")] = 0,
+    memory: Annotated[str | None, opt.option(opt.RUN, "Most memory to take, such as 2GB.", metavar="SIZE")] = None,
+    workers: Annotated[int, opt.option(opt.RUN, "Processes on this machine that share the work.", metavar="N")] = 0,
     scheduler: Annotated[
-        str | None, opt.option(_RUN, "Dask cluster that does the work, such as tcp://host:8786.")
+        str | None,
+        opt.option(opt.RUN, "Dask cluster that does the work, such as tcp://host:8786.", metavar="ADDRESS"),
     ] = None,
-    outputs: Annotated[bool, opt.option(_KEEP, "Keep the model's outputs too.", "--outputs")] = False,
+    keep_outputs: Annotated[bool, opt.option(_KEEP, "Keep the model's outputs too.", "--keep-outputs")] = False,
     keep_channels: Annotated[
         list[str] | None,
-        opt.option(_KEEP, "Channels to keep: 0-15,31 in all layers, layer1=0-15 in some. May be given again."),
+        opt.option(
+            _KEEP,
+            "Channels to keep: 0-15,31 in all layers, layer1=0-15 in some. May be given again.",
+            metavar="[LAYER=]CHANNELS",
+        ),
     ] = None,
     space: Annotated[
-        str, opt.option(_KEEP, "Maps as they are (full), their mean or max, or the means of a grid such as 4x4.")
+        str, opt.space("full, as they are, their mean or max, or the means of a grid such as 4x4")
     ] = "full",
     dtype: Annotated[
         str | None,
-        opt.option(_KEEP, "Type of the stored values: float32, float16 or bfloat16 (default: the layer's own)."),
+        opt.option(
+            _KEEP, "Type of the stored values: float32, float16 or bfloat16 (default: the layer's own).", metavar="TYPE"
+        ),
     ] = None,
     codec: Annotated[
         str,
-        opt.option(_KEEP, "Lossless compression: auto (by the first batch), none, lz4, lz4-bits, zstd."),
+        opt.option(
+            _KEEP, "Lossless compression: auto (by the first batch), none, lz4, lz4-bits, zstd.", metavar="CODEC"
+        ),
     ] = "auto",
     reduce: Annotated[
-        str, opt.option(_KEEP, "Keep no activations, only summaries of them: stats,hist,quantiles,top-samples.")
+        str,
+        opt.option(
+            _KEEP, "Keep no activations, only summaries of them: stats,hist,quantiles,top-samples.", metavar="NAMES"
+        ),
     ] = "",
-    overwrite: Annotated[bool, opt.option(_STORE, "Replace a store that is there already.", "--overwrite")] = False,
+    overwrite: Annotated[bool, opt.overwrite("a store")] = False,
     resume: Annotated[
         bool, opt.option(_STORE, "Only go on with a store that is there; the same command does so anyway.", "--resume")
     ] = False,
@@ -108,12 +123,13 @@ def extract(
         bool, opt.option(_STORE, "Look for damage first, and make the damaged samples anew.", "--repair")
     ] = False,
     meta: Annotated[
-        list[str] | None, opt.option(_STORE, "A note of your own, key=value, kept in the store. May be given again.")
+        list[str] | None,
+        opt.option(_STORE, "A note of your own, kept in the store. May be given again.", metavar="KEY=VALUE"),
     ] = None,
     dry_run: Annotated[
         bool, opt.option(_STORE, "Say how large the store will be and how long it will take, and stop.", "--dry-run")
     ] = False,
-    json: Annotated[bool, opt.option(_STORE, "With --dry-run: print a JSON list.", "--json")] = False,
+    json: opt.Json = False,
 ) -> None:
     """Stream a model's activations for every sample into a labelled store.
 
@@ -127,7 +143,7 @@ def extract(
         data=data,
         to=output,
         layers=layers,
-        pictures=replace(opening.pictures, channels=channels),
+        pictures=replace(opening.pictures, channels=picture_channels),
         **opening.ways,
         frames=frames,
         stride=stride,
@@ -144,7 +160,7 @@ def extract(
         memory=opt.memory(memory),
         workers=workers,
         scheduler=scheduler,
-        outputs=outputs,
+        outputs=keep_outputs,
         channels=tuple(keep_channels or ()),
         space=space,
         dtype=dtype,
@@ -164,17 +180,17 @@ def extract(
     if dry_run:
         _say_plan(settled, json)
     else:
-        _run(settled, output)
+        _run(settled, output, as_json=json)
 
 
-def _run(settled: Settled, output: str) -> None:
+def _run(settled: Settled, output: str, *, as_json: bool) -> None:
     from fmx.cli.output import extraction_bar
     from fmx.extraction import run
 
     with _interruptible() as stopped, extraction_bar() as update:
         store = run(settled, update, stopped)
     if store.attributes["completeness"] == "complete":
-        _say_made(store, output)
+        _say_made(store, output, as_json=as_json)
     else:
         done, total = int(store.complete.sum()), len(store.samples)
         raise opt.Stopped(f"stopped after {done} of {total} samples, all of them safe: run the same command to go on")
@@ -200,9 +216,14 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _say_made(store: Store, output: str) -> None:
-    from fmx.cli.output import say
+def _say_made(store: Store, output: str, *, as_json: bool) -> None:
+    from fmx.cli.output import print_json, say
 
+    if as_json:
+        from fmx.cli.describe import store_rows
+
+        print_json(store_rows(store))
+        return
     names = ", ".join(info.name for info in store.layers[:6]) + (", …" if len(store.layers) > 6 else "")
     count, levels = len(store.samples), store.tree.sizes["noise"]
     what = f"{count} sample{'s' * (count != 1)} × {levels} noise level{'s' * (levels != 1)}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
-import typer
+from fmx.cli import options as opt
 
 if TYPE_CHECKING:
     from fmx.render import PictureFolder
@@ -63,11 +63,9 @@ def _options(argument: inspect.Parameter) -> Iterator[inspect.Parameter]:
 class Target:
     """Where the folder of a command's pictures is made."""
 
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the folder MODEL/NAME is made.")
-    ] = "out"
-    name: Annotated[str | None, typer.Option(help="Name of the folder of pictures (default: the time).")] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of this name.")] = False
+    output: Annotated[str, opt.output("the folder MODEL/NAME is made there")] = "out"
+    name: opt.Name = None
+    overwrite: Annotated[bool, opt.overwrite("a folder of this name")] = False
 
     def folder(self, model: str) -> PictureFolder:
         """Make the folder of pictures about a model."""

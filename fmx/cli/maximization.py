@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fmx.cli import options as opt
-from fmx.cli.groups import grouped
+from fmx.cli.groups import Target, grouped
 from fmx.cli.opening import Loading
 from fmx.errors import FmxError
 
@@ -19,77 +19,107 @@ if TYPE_CHECKING:
 
 __all__ = ["maximize"]
 
-_WHAT, _HOW, _ROBUST, _KEEP = "What", "How", "Robustness and penalties", "What is kept"
+_ROBUST = "Robustness and penalties"
 _option = opt.option
+
+
+@dataclass(frozen=True)
+class _Kept(Target):
+    """Where pictures go, and the results that a later run finds there."""
+
+    output: Annotated[str, opt.output("the folder MODEL/NAME is made there")] = "maximized"
+    overwrite: Annotated[bool, opt.overwrite("files, and results with other settings")] = False
 
 
 @grouped
 def maximize(
     model: opt.Model,
     *,
-    layer: Annotated[str | None, _option(_WHAT, "Layer whose channels are maximized.")] = None,
-    channels: Annotated[str | None, _option(_WHAT, "Its channels: 0-15,31, or all.")] = None,
-    logits: Annotated[str | None, _option(_WHAT, "Classes: 281,285 or 0-9.")] = None,
+    layer: Annotated[str | None, opt.layer("one whose channels are maximized.")] = None,
+    channels: opt.Channels = None,
+    classes: Annotated[
+        str | None,
+        _option(
+            opt.WHAT,
+            "Classes such as 281,285 or 0-9: their logits.",
+            "--classes",
+            "--class",
+            "--logits",
+            metavar="CLASSES",
+        ),
+    ] = None,
     objective: Annotated[
         list[str] | None,
         _option(
-            _WHAT,
+            opt.WHAT,
             "Any sum: 'layer3:5 + 0.5*layer3:9 - logit:281'; LAYER:CHANNEL@ or @Y,X is a neuron. May be given again.",
+            metavar="SUM",
         ),
     ] = None,
-    pictures: Annotated[int, _option(_WHAT, "Pictures of each.")] = 1,
+    pictures: Annotated[int, _option(opt.WHAT, "Pictures of each.", metavar="N")] = 1,
     diversity: Annotated[
-        float, _option(_WHAT, "With several --pictures: weight of their difference, in units of the activation.")
+        float,
+        _option(
+            opt.WHAT, "With several --pictures: weight of their difference, in units of the activation.", metavar="X"
+        ),
     ] = 0.0,
-    method: Annotated[str, _option(_HOW, "fourier, pixels, multi-scale or maco.")] = "fourier",
+    method: Annotated[str, opt.method("fourier, pixels, multi-scale or maco")] = "fourier",
     size: Annotated[
         int | None,
-        _option(_HOW, "Side in pixels (128, or the model's own if smaller; multi-scale begins with 33)."),
+        _option(
+            opt.HOW,
+            "Size in pixels: the side of a picture (default: 128, or the model's own if smaller; multi-scale begins "
+            "with 33).",
+            metavar="PIXELS",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, _option(_HOW, "Steps of ascent (512; maco 256; multi-scale 20 at each of its scales).")
+        int | None, opt.steps("of the ascent (default: 512; maco 256; multi-scale 20 at each of its scales)")
     ] = None,
-    rate: Annotated[float | None, _option(_HOW, "Learning rate of Adam (0.05; multi-scale 0.2).")] = None,
+    rate: Annotated[
+        float | None, _option(opt.HOW, "Learning rate of Adam (default: 0.05; multi-scale 0.2).", metavar="X")
+    ] = None,
     scales: Annotated[
-        int | None, _option(_HOW, "With multi-scale: how many sizes (20), each 1.2 times the last.")
+        int | None,
+        _option(opt.HOW, "With multi-scale: how many sizes, each 1.2 times the last (default: 20).", metavar="N"),
     ] = None,
     spectrum: Annotated[
-        str | None, _option(_HOW, "With maco: pictures whose spectrum is taken (default: the model's own).")
+        str | None,
+        _option(opt.HOW, "With maco: pictures whose spectrum is taken (default: the model's own).", metavar="PICTURES"),
     ] = None,
-    seed: Annotated[int, _option(_HOW, "Seed of all that is drawn.")] = 0,
-    restarts: Annotated[int, _option(_HOW, "How often a picture that does not move is begun anew.")] = 3,
-    batch_size: Annotated[int, _option(_HOW, "Pictures that are optimised at once.")] = 16,
-    device: Annotated[str, _option(_HOW, "cpu, cuda, cuda:1 or mps.")] = "cpu",
+    seed: opt.Seed = 0,
+    restarts: Annotated[
+        int, _option(opt.HOW, "How often a picture that does not move is begun anew.", metavar="N")
+    ] = 3,
+    batch_size: opt.BatchSize = 16,
+    device: opt.TorchDevice = "cpu",
     transforms: Annotated[
         bool, _option(_ROBUST, "Shift, scale and turn pictures at random in each step.", "--transforms/--no-transforms")
     ] = True,
-    jitter: Annotated[int | None, _option(_ROBUST, "Pixels of the first shift (8).")] = None,
-    scale: Annotated[str | None, _option(_ROBUST, "Least and largest scale (0.9,1.1).", metavar="LOW,HIGH")] = None,
-    rotate: Annotated[float | None, _option(_ROBUST, "Degrees either way (10).")] = None,
-    tv: Annotated[float, _option(_ROBUST, "Weight of the total variation.")] = 0.0,
-    l2: Annotated[float, _option(_ROBUST, "Weight of the distance from grey.")] = 0.0,
-    blur: Annotated[float, _option(_ROBUST, "Weight of what a slight blur would take away.")] = 0.0,
-    output: Annotated[
-        str, _option(_KEEP, "Where the pictures go, as FOLDER/model/name.", "--output", "-o", metavar="FOLDER")
-    ] = "maximized",
-    name: Annotated[str | None, _option(_KEEP, "Name of this run's pictures (default: the time).")] = None,
+    jitter: Annotated[int | None, _option(_ROBUST, "Pixels of the first shift (default: 8).", metavar="PIXELS")] = None,
+    zoom: Annotated[
+        str | None, _option(_ROBUST, "Least and largest scale (default: 0.9,1.1).", metavar="LOW,HIGH")
+    ] = None,
+    rotate: Annotated[float | None, _option(_ROBUST, "Degrees either way (default: 10).", metavar="DEGREES")] = None,
+    tv: Annotated[float, _option(_ROBUST, "Weight of the total variation.", metavar="X")] = 0.0,
+    l2: Annotated[float, _option(_ROBUST, "Weight of the distance from grey.", metavar="X")] = 0.0,
+    blur: Annotated[float, _option(_ROBUST, "Weight of what a slight blur would take away.", metavar="X")] = 0.0,
+    target: _Kept,
     store: Annotated[
         str | None,
-        _option(_KEEP, "Store of the model's activations that the results go into (default: files in the folder)."),
+        _option(
+            opt.OUT,
+            "Store of the model's activations: results go into it (default: files in the folder).",
+            metavar="STORE",
+        ),
     ] = None,
-    film: Annotated[
-        str | None, _option(_KEEP, "Film of the ascent: .mp4, .webm, .avi, .gif or .apng.", metavar="FILE")
-    ] = None,
+    film: Annotated[str | None, opt.film("of the ascent, as .mp4, .webm, .avi, .gif or .apng")] = None,
     every: Annotated[
-        int | None, _option(_KEEP, "Keep the picture after every so many steps (default: none; 4 with --film).")
+        int | None,
+        _option(opt.OUT, "Keep the picture after every so many steps (default: none; 4 with --film).", metavar="N"),
     ] = None,
-    curve: Annotated[bool, _option(_KEEP, "Write the objective of each step as CSV.", "--curve")] = False,
-    plot: Annotated[
-        str | None, _option(_KEEP, "Draw the objective of each step: a .png, .svg or .pdf.", metavar="FILE")
-    ] = None,
-    overwrite: Annotated[
-        bool, _option(_KEEP, "Replace results with other settings, and files of the same name.", "--overwrite")
-    ] = False,
+    curve: opt.Curve = False,
+    plot: Annotated[str | None, opt.figure("of the objective at each step")] = None,
     json: opt.Json = False,
     loading: Loading,
 ) -> None:
@@ -110,12 +140,13 @@ def maximize(
     prepare, assumed = _preprocess(opened, loading.pictures)
     if assumed:
         note(assumed)
-    wanted, chosen = _wanted(layer, channels, logits, objective, diversity, pictures, opened.layers)
+    layer = opt.one_layer(opened, layer)
+    wanted, chosen = _wanted(layer, channels, classes, objective, diversity, pictures, opened.layers)
     if film is not None:
-        check_film(film, len(targets_of(wanted, chosen, opened.layers, pictures)), overwrite=overwrite)
+        check_film(film, len(targets_of(wanted, chosen, opened.layers, pictures)), overwrite=target.overwrite)
     if plot is not None:
-        check_plot(plot, overwrite=overwrite)
-    drawing = Drawing(output, model, name, film=film, plot=plot, curve=curve, overwrite=overwrite)
+        check_plot(plot, overwrite=target.overwrite)
+    drawing = Drawing(target.output, model, target.name, film=film, plot=plot, curve=curve, overwrite=target.overwrite)
     place = store or drawing.results
     with progress("maximizing") as update:
         found = compute(
@@ -128,7 +159,7 @@ def maximize(
             rate=rate,
             seed=seed,
             pictures=pictures,
-            transforms=_transforms(transforms, jitter, scale, rotate),
+            transforms=_transforms(transforms, jitter, zoom, rotate),
             tv=tv,
             l2=l2,
             blur=blur,
@@ -140,7 +171,7 @@ def maximize(
             preprocess=prepare,
             device=device,
             to=place,
-            overwrite=overwrite,
+            overwrite=target.overwrite,
             progress=update,
         )
     columns = {"target": "target", "activation": "activation", "start": "of noise", "status": "status"}
@@ -186,21 +217,21 @@ def _wanted(
     return [one + diversity * spread((*one.layers, OUTPUT)[0]) for one in made], None
 
 
-def _transforms(wanted: bool, jitter: int | None, scale: str | None, rotate: float | None) -> bool | Transforms:
+def _transforms(wanted: bool, jitter: int | None, zoom: str | None, rotate: float | None) -> bool | Transforms:
     from fmx.maximize import Transforms
 
     usual = Transforms()
-    ends = opt.numbers("--scale", scale)
-    if ends is not None and (len(ends) != 2 or not 0 < ends[0] <= ends[1]):
-        raise FmxError(f"--scale takes the least and the largest scale, such as 0.9,1.1, not '{scale}'.")
+    ends = opt.ends("--zoom", zoom, "0.9,1.1")
+    if ends is not None and not 0 < ends[0] <= ends[1]:
+        raise FmxError(f"--zoom takes the least and the largest scale, such as 0.9,1.1, not '{zoom}'.")
     if jitter is None and ends is None and rotate is None:
         return wanted
     if not wanted:
-        raise FmxError("--no-transforms leaves pictures as they are: leave --jitter, --scale and --rotate out.")
+        raise FmxError("--no-transforms leaves pictures as they are: leave --jitter, --zoom and --rotate out.")
     return replace(
         usual,
         jitter=usual.jitter if jitter is None else max(jitter, 0),
-        scale=usual.scale if ends is None else (ends[0], ends[1]),
+        scale=ends or usual.scale,
         rotate=usual.rotate if rotate is None else rotate,
     )
 

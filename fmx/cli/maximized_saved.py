@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fmx.cli import options as opt
 from fmx.cli.groups import Target, grouped
 from fmx.errors import FmxError, LayerError, near_matches
 
@@ -33,19 +34,14 @@ def maximized(
         ),
     ],
     *,
-    layer: Annotated[str | None, typer.Option(help="Layer whose channels are drawn; objectives: all else.")] = None,
-    channels: Annotated[str | None, typer.Option(help="Its channels: 0-15,31 (default: all that are there).")] = None,
+    layer: Annotated[str | None, opt.layer("one whose channels are drawn, or objectives, which is all else.")] = None,
+    channels: opt.Channels = None,
     film: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Film of the ascent, where pictures were kept (--every): .mp4, .webm, .avi, .gif or .apng.",
-        ),
+        opt.film("of the ascent, where pictures were kept (--every), as .mp4, .webm, .avi, .gif or .apng"),
     ] = None,
-    plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw the objective of each step: a .png, .svg or .pdf.")
-    ] = None,
-    curve: Annotated[bool, typer.Option("--curve", help="Write the objective of each step as CSV.")] = False,
+    plot: Annotated[str | None, opt.figure("of the objective at each step")] = None,
+    curve: opt.Curve = False,
     target: Target,
 ) -> None:
     """Draw pictures, sheets, films and curves of what fmx maximize made before; the model is not needed."""
@@ -92,8 +88,6 @@ def _chosen(found: dict[str, xr.Dataset], layer: str | None, channels: str | Non
     LayerError
         It is not there.
     """
-    from fmx.cli import options as opt
-
     wanted = opt.channels("--channels", channels)
     if wanted is not None and layer is None and len(found) > 1:
         raise FmxError(f"--channels belong to a layer: add --layer, one of {', '.join(found)}.")

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fmx.cli import options as opt
 from fmx.cli.arrays import Arrays, check_array_file, write_arrays
 from fmx.cli.groups import Target, grouped
 from fmx.cli.opening import Opening, PictureData, Together
-from fmx.errors import FmxError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["occlude"]
 
-_WHAT, _PATCH = "What", "The patch"
+_PATCH = "The patch"
 _TARGET, _TOGETHER = Target(output="occluded"), Together(batch_size=32)
 _MOST_HEATS = 4
 
@@ -33,32 +30,34 @@ def occlude(
     model: opt.Model,
     pictures: PictureData,
     *,
-    classes: Annotated[
-        str, opt.option(_WHAT, "Classes: auto (the most probable one of each picture), numbers, or none.", "--class")
-    ] = "auto",
-    layers: Annotated[
-        str | None, opt.option(_WHAT, "Layers with feature maps to map: names or any selection.", "--layer")
-    ] = None,
-    channels: Annotated[
-        str, opt.option(_WHAT, "Their feature maps: auto (the strongest one in each picture), numbers, or all.")
-    ] = "auto",
+    classes: Annotated[str, opt.classes("; auto, the most probable one of each picture; or none.")] = "auto",
+    layers: opt.LayersIfAny = None,
+    channels: Annotated[str, opt.channel(", all, or auto: the strongest one in each picture.")] = "auto",
     scores: Annotated[
-        str, opt.option(_WHAT, "What counts as probability: softmax of the output, raw, or auto: raw if it is one.")
+        str,
+        opt.option(
+            opt.WHAT,
+            "What counts as probability: softmax of the output, raw, or auto: raw if it is one.",
+            metavar="KIND",
+        ),
     ] = "auto",
-    names: Annotated[
-        str | None, opt.option(_WHAT, "Names of the classes: imagenet, or a text file with one on each line.")
-    ] = None,
-    patch: Annotated[int, opt.option(_PATCH, "Side in pixels of the model's input.")] = 32,
-    stride: Annotated[int, opt.option(_PATCH, "Pixels from one place to the next.")] = 16,
+    class_names: opt.ClassNames = None,
+    patch: Annotated[int, opt.option(_PATCH, "Side in pixels of the model's input.", metavar="PIXELS")] = 32,
+    stride: Annotated[int, opt.option(_PATCH, "Stride: pixels from one place to the next.", metavar="PIXELS")] = 16,
     fill: Annotated[
-        str, opt.option(_PATCH, "zero (in the model's input: the mean colour), grey, mean (of the picture), or blur.")
+        str,
+        opt.option(
+            _PATCH,
+            "zero (in the model's input: the mean colour), grey, mean (of the picture), or blur.",
+            metavar="COLOUR",
+        ),
     ] = "zero",
     running: Together = _TOGETHER,
     engine: opt.Engine = "auto",
     target: Target = _TARGET,
     arrays: Arrays = None,
-    alpha: Annotated[float, typer.Option(help="Opacity of the greatest loss over the picture, 0 to 1.")] = 0.75,
-    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "inferno",
+    alpha: opt.Alpha = 0.75,
+    cmap: Annotated[str, opt.colormap()] = "inferno",
     json: opt.Json = False,
     opening: Opening,
 ) -> None:
@@ -71,7 +70,7 @@ def occlude(
     from fmx.project.occlusion import occlude_pictures
 
     check_array_file(arrays, overwrite=target.overwrite)
-    known = _names(names)
+    known = opt.class_names(class_names)
     read = opening.open(opening.load(model), pictures)
     with target.folder(model) as folder:
         with progress("occluding") as update:
@@ -80,9 +79,9 @@ def occlude(
                 patch=patch,
                 stride=stride,
                 fill=fill,
-                classes=opt.words(classes),
+                classes=opt.numbered("--class", classes),
                 layers=layers or (),
-                channels=opt.words(channels),
+                channels=opt.numbered("--channels", channels),
                 scores=scores,
                 batch_size=running.batch_size,
                 device=running.device,
@@ -91,7 +90,9 @@ def occlude(
             )
         about = list(read.notes)
         if known and len(known) != found.attrs.get("classes", len(known)):
-            about.append(f"--names has {len(known)} names, and the model {found.attrs['classes']} classes: not used")
+            about.append(
+                f"--class-names has {len(known)} names, and the model {found.attrs['classes']} classes: not used"
+            )
             known = []
         _save(found, folder, arrays, overwrite=target.overwrite)
         for index in range(len(read)):
@@ -106,21 +107,6 @@ def occlude(
         say(str(folder.place))
         if arrays is not None:
             say(arrays)
-
-
-def _names(asked: str | None) -> list[str]:
-    """Read the names of classes."""
-    if asked is None:
-        return []
-    if asked == "imagenet":
-        from torchvision.models import ResNet18_Weights
-
-        return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
-    try:
-        return [line.strip() for line in Path(asked).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise FmxError(f"--names takes imagenet or a text file, and {asked} can't be read: {why}.") from None
 
 
 def _save(found: xr.Dataset, folder: PictureFolder, arrays: str | None, *, overwrite: bool) -> None:

@@ -25,23 +25,17 @@ PictureData = Annotated[
 class Together:
     """How much of a model's work is done at once, and where."""
 
-    batch_size: Annotated[
-        int, typer.Option(help="Pictures, or signals on their way back, at once.", rich_help_panel="Running")
-    ] = 8
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.", rich_help_panel="Running")] = "cpu"
+    batch_size: opt.BatchSize = 8
+    device: opt.TorchDevice = "cpu"
 
 
 @dataclass(frozen=True)
 class Backward(Together):
     """The same of what needs a model's gradients, and what is computed in; as `fmx.project` takes them."""
 
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="Compute in float32 or float64, which makes formats agree where float32 rounds.",
-            rich_help_panel="Running",
-        ),
-    ] = "float32"
+    precision: Annotated[str, opt.precision("float32, or float64, which makes formats agree where float32 rounds")] = (
+        "float32"
+    )
 
     @property
     def ways(self) -> dict[str, Any]:
@@ -54,7 +48,7 @@ class Loading:
     """How a model is opened, and what pixels are to it."""
 
     weights: opt.Weights = None
-    allow_partial: opt.AllowPartial = False
+    allow_partial: opt.AllowPartialWeights = False
     trust: opt.Trust = False
     operators: opt.Operators = None
     input_shape: opt.InputShape = None

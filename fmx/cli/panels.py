@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from fmx.cli.commands import Command
+
 __all__ = ["arrange"]
 
 _PANELS = {
@@ -17,7 +19,10 @@ _PANELS = {
 
 
 def arrange(app: typer.Typer) -> None:
-    """Put the commands of an application into panels."""
+    """Put the commands of an application into panels, and have them print their help as all do."""
+    for one in (app, *(group.typer_instance for group in app.registered_groups)):
+        for info in one.registered_commands if one is not None else ():
+            info.cls = Command
     panels = {command: panel for panel, commands in _PANELS.items() for command in commands}
     places = list(panels)
     commands = {

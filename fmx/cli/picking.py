@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fmx.cli import options as opt
 from fmx.cli.groups import Target
-from fmx.errors import FmxError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,19 +18,14 @@ if TYPE_CHECKING:
     from fmx.render.tone import Tone
     from fmx.store import Store
 
-Layer = Annotated[str, typer.Option(help="Layers to draw: a name or any selection, as for fmx layers.")]
-SampleIds = Annotated[
-    str, typer.Option("--sample", help="Samples: ids, ends of ids or positions, separated by commas; or all.")
-]
-Noise = Annotated[float, typer.Option(help="Noise level, one that the store has.")]
-Timestep = Annotated[int, typer.Option(help="Timestep.")]
 Normalisation = Annotated[
     str,
-    typer.Option(
-        help="Range of the colours: filter (each map its own), sample, time (a channel of a sample over time and "
-        "noise), channel (over all samples), layer, global (all chosen layers)."
+    opt.normalisation(
+        "filter (each map its own), sample, time (a channel of a sample over time and noise), channel (over all "
+        "samples), layer, global (all chosen layers)"
     ),
 ]
+Legend = Annotated[bool, opt.option(opt.OUT, "Say on the picture what it shows.", "--legend/--no-legend")]
 
 # Of longer lists only the folder is told.
 MOST_TOLD = 16
@@ -43,10 +35,10 @@ MOST_TOLD = 16
 class Which:
     """Which parts of a store are drawn."""
 
-    layer: Layer = "auto"
-    sample: SampleIds = "0"
-    noise: Annotated[str, typer.Option("--noise", help="Noise levels, separated by commas; or all.")] = "0"
-    timestep: Annotated[str, typer.Option("--timestep", help="Timesteps such as 0,4 or 0-15; or all.")] = "0"
+    layer: opt.Layers = "auto"
+    sample: opt.Samples = "0"
+    noise: opt.AllLevels = "0"
+    timestep: opt.Timesteps = "0"
 
     def places(self, store: Store) -> Places:
         """Find them in a store."""
@@ -54,7 +46,7 @@ class Which:
 
         layers = [info.name for info in store.select(self.layer)]
         return Places(
-            store, layers, samples(store, self.sample), noises(store, self.noise), timesteps(store, self.timestep)
+            store, layers, opt.samples(store, self.sample), noises(store, self.noise), timesteps(store, self.timestep)
         )
 
 
@@ -62,20 +54,13 @@ class Which:
 class Channels:
     """Which channels are drawn, in which order."""
 
-    channels: Annotated[str | None, typer.Option("--channels", help="Channels such as 0-15,31 (default: all).")] = None
-    order: Annotated[
-        str,
-        typer.Option(
-            help="Order of the channels: index; max, mean, variance, sum or sparsity of their maps; or a ranking that "
-            "was saved (fmx rank --save NAME)."
-        ),
-    ] = "index"
+    channels: opt.Channels = None
+    order: Annotated[str, opt.order()] = "index"
 
     @property
     def look(self) -> dict[str, Any]:
         """What functions that draw take."""
-        chosen = None if self.channels is None else numbers("--channels", self.channels)
-        return {"channels": chosen, "order": self.order}
+        return {"channels": opt.channels("--channels", self.channels), "order": self.order}
 
 
 @dataclass(frozen=True)
@@ -83,27 +68,33 @@ class Colours:
     """How values become colours."""
 
     interpolation: Annotated[
-        str, typer.Option(help="How maps are enlarged: nearest, bilinear, bicubic or lanczos.")
+        str,
+        opt.option(opt.HOW, "How maps are enlarged: nearest, bilinear, bicubic or lanczos.", metavar="HOW"),
     ] = "nearest"
     cmap: Annotated[
         str | None,
-        typer.Option(help="Any matplotlib colormap, gray too (default: viridis, or RdBu_r where symmetric)."),
+        opt.colormap(", gray too (default: viridis, or RdBu_r where symmetric)"),
     ] = None
     percentiles: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Ends of the range in percent, such as 1,99.")
+        str, opt.option(opt.HOW, "Ends of the range in percent, such as 1,99.", metavar="LOW,HIGH")
     ] = "0,100"
-    symmetric: Annotated[bool, typer.Option("--symmetric", help="Range about 0, for values of both signs.")] = False
-    equalise: Annotated[str, typer.Option(help="histogram: all colours as often; clahe: contrast within each map.")] = (
-        "none"
-    )
-    gamma: Annotated[float, typer.Option(help="Below 1 brings out small values, above 1 large ones.")] = 1.0
+    symmetric: Annotated[bool, opt.option(opt.HOW, "Range about 0, for values of both signs.", "--symmetric")] = False
+    equalise: Annotated[
+        str,
+        opt.option(
+            opt.HOW, "none; histogram, all colours as often; or clahe, contrast within each map.", metavar="HOW"
+        ),
+    ] = "none"
+    gamma: Annotated[
+        float, opt.option(opt.HOW, "Below 1 brings out small values, above 1 large ones.", metavar="X")
+    ] = 1.0
 
     @property
     def tone(self) -> Tone:
         """What is done to values."""
         from fmx.render.tone import Tone
 
-        ends = tuple(opt.numbers("--percentiles", self.percentiles) or [])
+        ends = opt.ends("--percentiles", self.percentiles, "1,99")
         return Tone(ends, self.symmetric, self.equalise, self.gamma)  # type: ignore[arg-type]  # see there
 
     @property
@@ -122,15 +113,6 @@ def ranging(store: Store, layers: Sequence[str], normalisation: str, how: Tone) 
     return Ranging(store, list(layers), normalisation, how)
 
 
-def samples(store: Store, text: str) -> list[str]:
-    """Find the samples that a text names."""
-    if text == "all":
-        return [name for name, done in zip(store.samples, store.complete, strict=True) if done]
-    if text in store.samples:
-        return [text]
-    return [store.find_sample(part) for part in opt.words(text)]
-
-
 def noises(store: Store, text: str) -> list[float]:
     """Read noise levels; whether the store has them is checked where they are read."""
     if text == "all":
@@ -142,26 +124,22 @@ def timesteps(store: Store, text: str) -> list[int]:
     """Read timesteps."""
     if text == "all":
         return list(range(store.frames))
-    return numbers("--timestep", text)
-
-
-def numbers(option: str, text: str) -> list[int]:
-    """Read whole numbers and runs of them, such as 0-15,31."""
-    found: list[int] = []
-    for part in opt.words(text):
-        first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not (last.isdigit() and int(last) >= int(first))):
-            raise FmxError(f"{option} takes numbers and runs of them, such as 0-15,31, not '{part}'.")
-        found += range(int(first), int(last if dash else first) + 1)
-    return found
+    return opt.whole_numbers("--timestep", text)
 
 
 def channel_list(text: str) -> list[int | str]:
     """Read channels: numbers, mean and max."""
     found: list[int | str] = []
     for part in opt.words(text):
-        found += [part] if part in {"mean", "max"} else numbers("--channel", part)
+        found += [part] if part in {"mean", "max"} else opt.whole_numbers("--channels", part)
     return found
+
+
+def filmed_channels(text: str | None, *, each: bool) -> dict[str, Any]:
+    """Read the channels of a film: those that it goes through or shows in a grid, or what is taken of all."""
+    from fmx.cli.draw import channel_choice
+
+    return {"channels": opt.channels("--channels", text)} if each else {"channel": channel_choice(text or "mean")}
 
 
 def folder(store: Store, target: Target) -> PictureFolder:

@@ -41,22 +41,36 @@ def plots(
     *,
     wanted: Annotated[
         str,
-        typer.Option("--plots", help=f"What to draw, separated by commas: {', '.join(KINDS)} (default: all it can)."),
+        opt.option(
+            opt.WHAT,
+            f"What to draw, separated by commas: {', '.join(KINDS)} (default: all it can).",
+            "--plots",
+            metavar="PLOTS",
+        ),
     ] = "",
     layers: opt.Layers = "all",
     saved: Annotated[
-        str, typer.Option("--from", metavar="NAME", help="Draw saved results (--save NAME) instead of computing them.")
+        str,
+        opt.option(opt.WHAT, "Draw saved results (--save NAME) instead of computing them.", "--from", metavar="NAMES"),
     ] = "",
     by: Annotated[
-        str | None, typer.Option(help="Distributions apart by noise (default), label, or timestep; or whole.")
+        str | None,
+        opt.option(
+            opt.WHAT,
+            "Labels that are kept apart in distributions: noise (default), label, or timestep; or whole.",
+            metavar="LABEL",
+        ),
     ] = None,
-    channels: Annotated[str, typer.Option(help="Channels of distributions and top samples, such as 0,3,17.")] = "",
-    noise: Annotated[float | None, typer.Option(help="Noise level, one that the store has (default: 0).")] = None,
+    channels: Annotated[str | None, opt.channel(", for distributions and top samples.")] = None,
+    noise: opt.Level = None,
     other: Annotated[
-        str | None, typer.Option(metavar="STORE", help="Another store of the same samples, for differences.")
+        str | None,
+        opt.option(opt.WHAT, "Another store of the same samples, for differences.", "--other", metavar="STORE"),
     ] = None,
-    width: Annotated[float, typer.Option(help="Width in mm: a column has about 85, a page 180.")] = 180.0,
-    form: Annotated[str, typer.Option("--format", help="png, svg or pdf; several, separated by commas.")] = "png",
+    width: Annotated[
+        float, opt.option(opt.OUT, "Width in mm: a column has about 85, a page 180.", metavar="MM")
+    ] = 180.0,
+    form: Annotated[str, opt.files("png, svg or pdf; several, separated by commas")] = "png",
     target: Target,
     allow_partial: common.AllowPartial = False,
 ) -> None:
@@ -84,8 +98,8 @@ def plots(
         opened,
         layers=layers,
         by=by,
-        channels=tuple(int(n) for n in opt.numbers("--channels", channels or None) or ()),
-        noise=noise,
+        channels=tuple(opt.channels("--channels", channels) or ()),
+        noise=opt.level(noise),
         other=None if other is None else common.open_for(other, allow_partial=allow_partial),
         width=width,
         allow_partial=allow_partial,

@@ -32,15 +32,15 @@ def register_projections(app: typer.Typer) -> None:
         app.command(epilog=f"Example: fmx {function.__name__} {words}", help=help_of(function))(function)
 
 
-_WHAT, _STORE, _HOW = "What", "From a store", "How"
+_STORE = "From a store"
 _DECONV, _ATTRIBUTED = Target(output="deconv"), Target(output="attributed")
 
-Channels = Annotated[str | None, opt.option(_WHAT, "Channels, such as 3,17 or 0-15, or all.", "--channels")]
 Information = Annotated[
     bool,
-    typer.Option(
+    opt.option(
+        opt.OUT,
+        "Add how many bits each projection says about its picture, and how many come out by chance, to the table.",
         "--information",
-        help="Add how many bits each projection says about its picture, and how many come out by chance, to the table.",
     ),
 ]
 
@@ -57,32 +57,39 @@ def deconv(
         ),
     ] = None,
     *,
-    layers: Annotated[
-        str, opt.option(_WHAT, "Layers: names or any selection, as for fmx layers.", "--layers", "--layer")
-    ] = "auto",
-    channels: Channels = None,
+    layers: opt.Layers = "auto",
+    channels: opt.Channels = None,
     maps: Annotated[
         str | None,
-        opt.option(_WHAT, "Project the top maps together: a count, or a share such as 0.1 (1.0: all). Default: 9."),
+        opt.option(
+            opt.WHAT,
+            "Project the top maps together: a count, or a share such as 0.1; 1.0 is all (default: 9).",
+            metavar="COUNT|SHARE",
+        ),
     ] = None,
     activations: Annotated[
-        str, opt.option(_WHAT, "The strongest activations of each map: a count, or a share such as 0.1 (1.0: all).")
+        str,
+        opt.option(
+            opt.WHAT,
+            "Of each map only its strongest activations: a count, or a share such as 0.1; 1.0 is all.",
+            metavar="COUNT|SHARE",
+        ),
     ] = "1.0",
-    metric: Annotated[
-        str, opt.option(_WHAT, "Rank maps by max, mean, sum, variance, or selectivity (with --store).", "--by")
-    ] = "max",
-    each: Annotated[bool, opt.option(_WHAT, "Project the top maps one by one, not together.", "--each")] = False,
+    metric: Annotated[str, opt.metric("max, mean, sum, variance, or selectivity (with --store)")] = "max",
+    each: Annotated[bool, opt.option(opt.WHAT, "Project the top maps one by one, not together.", "--each")] = False,
     film: Annotated[
-        str | None,
-        opt.option(_WHAT, "A film a layer, from one map to all, highest first: gif, mp4, avi, webm or apng."),
+        str | None, opt.film("one a layer, from one map to all, highest first; gif, mp4, avi, webm or apng", "FORMAT")
     ] = None,
     frames: Annotated[
-        int, opt.option(_WHAT, "Frames of a film at most; the numbers of maps grow in equal ratios.")
+        int,
+        opt.option(
+            opt.OUT, "Frames: how many a film has at most; the numbers of maps grow in equal ratios.", metavar="N"
+        ),
     ] = 64,
-    fps: Annotated[float, opt.option(_WHAT, "Frames a second of a film.")] = 8,
-    store: Annotated[str | None, opt.option(_STORE, "A store of this model.")] = None,
+    fps: Annotated[float, opt.fps()] = 8,
+    store: Annotated[str | None, opt.option(_STORE, "Store of the model's activations.", metavar="STORE")] = None,
     top: Annotated[
-        int | None, opt.option(_STORE, "Project so many top samples of each channel, cropped to what the neuron sees.")
+        int | None, opt.top("samples of each channel in --store, projected and cropped to what the neuron sees")
     ] = None,
     running: Backward,
     target: Target = _DECONV,
@@ -130,7 +137,7 @@ def deconv(
     with target.folder(model) as folder, array_file(arrays, lead, overwrite=target.overwrite) as keep:
         job = Projections(network, folder, names, how, scores, informed=informed, keep=keep)
         if film is not None:
-            rows = job.films(film.lstrip("."), frames, fps)
+            rows = job.films(_film(film), frames, fps)
         elif wanted is not None and maps is None:
             rows = job.channels(fixed=True)
         else:
@@ -171,37 +178,45 @@ def attribute(
     *,
     method: Annotated[
         str,
-        opt.option(
-            _HOW,
+        opt.method(
             "gradient, gradient-x-input, smoothgrad, integrated-gradients, guided, deconvnet, grad-cam, grad-cam++ or "
-            "layer-cam.",
+            "layer-cam"
         ),
     ] = "gradient-x-input",
-    classes: Annotated[
-        str | None, opt.option(_WHAT, "Classes by number, such as 281,285, or auto: the most probable one.", "--class")
-    ] = None,
+    classes: Annotated[str | None, opt.classes(", or auto: the most probable one (default: auto).")] = None,
     layer: Annotated[
         str | None,
-        opt.option(_WHAT, "Its channels instead of classes. With grad-cam and the like: weigh its maps, for a class."),
+        opt.layer("its channels instead of classes; with grad-cam and the like, the one whose maps are weighed."),
     ] = None,
-    channels: Channels = None,
-    neuron: Annotated[str | None, opt.option(_WHAT, "One neuron of each channel, at Y,X.", metavar="Y,X")] = None,
-    over: Annotated[
-        str, opt.option(_WHAT, "What of a channel: the mean or sum of its map, or max: its strongest neuron.")
-    ] = "mean",
+    channels: opt.Channels = None,
+    neuron: Annotated[
+        str | None, opt.option(opt.WHAT, "One neuron of each channel, by its place in the map.", metavar="Y,X")
+    ] = None,
+    how: Annotated[str, opt.how("mean or sum of a channel's map, or max, its strongest neuron")] = "mean",
     maps_of: Annotated[
-        str | None, opt.option(_HOW, "Layer whose maps grad-cam and the like weigh (default: the last with maps).")
+        str | None,
+        opt.option(
+            opt.WHAT,
+            "With grad-cam and the like: layer whose maps are weighed (default: the last with maps).",
+            metavar="LAYER",
+        ),
     ] = None,
-    copies: Annotated[int, opt.option(_HOW, "Noisy copies, for smoothgrad.")] = 32,
-    noise: Annotated[float, opt.option(_HOW, "Their noise, as a share of the input's range.")] = 0.15,
-    seed: Annotated[int, opt.option(_HOW, "Its seed.")] = 0,
-    steps: Annotated[int, opt.option(_HOW, "Points on the way, for integrated-gradients.")] = 64,
-    baseline: Annotated[float, opt.option(_HOW, "Value of the model's input where the way begins.")] = 0.0,
+    copies: Annotated[int, opt.option(opt.HOW, "With smoothgrad: noisy copies.", metavar="N")] = 32,
+    sigma: Annotated[
+        float,
+        opt.option(opt.HOW, "With smoothgrad: their noise, as a share of the input's range.", metavar="SHARE"),
+    ] = 0.15,
+    seed: opt.Seed = 0,
+    steps: Annotated[int, opt.steps("points on the way, of integrated-gradients")] = 64,
+    baseline: Annotated[
+        float,
+        opt.option(opt.HOW, "With integrated-gradients: value of the model's input where the way begins.", metavar="X"),
+    ] = 0.0,
     running: Backward,
     target: Target = _ATTRIBUTED,
     arrays: Arrays = None,
-    alpha: Annotated[float, typer.Option(help="Opacity of a map over the picture where it is highest, 0 to 1.")] = 0.6,
-    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap, for maps over the picture.")] = "inferno",
+    alpha: opt.Alpha = 0.6,
+    cmap: Annotated[str, opt.colormap(", for maps over the picture")] = "inferno",
     informed: Information = False,
     json: opt.Json = False,
     opening: Opening,
@@ -221,14 +236,16 @@ def attribute(
         raise FmxError("Classes and channels are attributed apart: leave --class or --layer out.")
     opened = opening.load(model)
     place = None if neuron is None else _integers("--neuron", neuron)
-    picked = "auto" if classes in {None, "auto"} else _integers("--class", str(classes))
-    wanted = Wanted(layer, opt.channels("--channels", channels), place, over, picked)
+    layer = opt.one_layer(opened, layer)
+    picked = "auto" if classes in {None, "auto"} else opt.whole_numbers("--class", str(classes))
+    wanted = Wanted(layer, opt.channels("--channels", channels), place, how, picked)
     if layer is not None and channels is None and "cam" not in method:
         check_number(opened, layer)
     read = opening.open(opened, pictures)
     say_notes(read)
-    how: dict[str, Any] = {"maps_of": maps_of, "cloud": Cloud(copies, noise, seed), "path": Path(steps, baseline)}
-    network = Attribution(read, method, wanted, **how, **running.ways)
+    settings: dict[str, Any] = {"maps_of": opt.one_layer(opened, maps_of)}
+    settings |= {"cloud": Cloud(copies, sigma, seed), "path": Path(steps, baseline)}
+    network = Attribution(read, method, wanted, **settings, **running.ways)
     if method in {"guided", "deconvnet"}:
         say_limits(read.model, [layer] if layer is not None else None, switches=method == "deconvnet")
     lead = {"sample": read.samples}
@@ -252,6 +269,15 @@ def _selectivity(store: Store | None, layer: str) -> Any:
     there = found["channel"].values >= 0
     scores[found["channel"].values[there]] = found["score"].values[there]
     return scores
+
+
+def _film(text: str) -> str:
+    """Read the format of films."""
+    from fmx.render.video import VIDEO_SUFFIXES
+
+    known = [suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES]
+    opt.one_of("--film", text.lower().removeprefix("."), known)
+    return text.lower().removeprefix(".")
 
 
 def _integers(option: str, text: str) -> list[int]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 
 __all__ = ["health", "robustness", "temporal"]
 
-Per = Annotated[str, typer.Option(help="layer, or channel for every channel apart.")]
+Per = Annotated[str, opt.per("layer or channel")]
 
 
 def robustness(
     store: opt.StorePath,
     layers: opt.Layers = "all",
     per: Per = "layer",
-    top: Annotated[int, typer.Option("--top", "-k", help="Top channels of a sample that are compared.")] = 10,
+    top: Annotated[int, opt.top("channels of a sample that are compared")] = 10,
     nan: common.Nan = "skip",
     *,
     results: common.Results,
@@ -58,11 +56,9 @@ def temporal(
     store: opt.StorePath,
     layers: opt.Layers = "all",
     per: Per = "layer",
-    top: Annotated[
-        int, typer.Option("--top", "-k", help="With --per channel: so many that change most, and least.")
-    ] = 10,
-    lags: Annotated[int, typer.Option(help="Lags of the autocorrelation, in timesteps.")] = 8,
-    noise: common.Noise = None,
+    top: Annotated[int, opt.top("with --per channel, those that change most, and least")] = 10,
+    lags: Annotated[int, opt.option(opt.HOW, "Lags of the autocorrelation, in timesteps.", metavar="N")] = 8,
+    noise: opt.Level = None,
     nan: common.Nan = "skip",
     *,
     results: common.Results,
@@ -77,7 +73,13 @@ def temporal(
     opened = results.open(store)
     with common.reading():
         found = compute(
-            opened, layers=layers, per=per, lags=lags, noise=noise, nan=nan, allow_partial=results.allow_partial
+            opened,
+            layers=layers,
+            per=per,
+            lags=lags,
+            noise=opt.level(noise),
+            nan=nan,
+            allow_partial=results.allow_partial,
         )
     results.keep(opened, found, {"analysis": "temporal", "per": per, "lags": lags, "nan": nan})
     rows: list[dict[str, Any]] = []
@@ -101,7 +103,7 @@ def health(
     store: opt.StorePath,
     layers: opt.Layers = "all",
     per: Per = "layer",
-    noise: common.Noise = None,
+    noise: opt.Level = None,
     *,
     results: common.Results,
 ) -> None:
@@ -116,7 +118,8 @@ def health(
 
     opened = results.open(store)
     with common.reading():
-        found = compute(opened, layers=layers, per=per, noise=noise, allow_partial=results.allow_partial)
+        level = opt.level(noise)
+        found = compute(opened, layers=layers, per=per, noise=level, allow_partial=results.allow_partial)
     results.keep(opened, found, {"analysis": "health", "per": per})
     rows = to_rows(found)
     if results.json:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fmx.cli import options as opt
 from fmx.errors import FmxError
 
@@ -24,13 +22,11 @@ __all__ = [
     "HeldOut",
     "Kept",
     "Nan",
-    "Noise",
     "Results",
     "Save",
-    "Seed",
-    "Top",
     "help_of",
     "lost_column",
+    "not_finite",
     "open_for",
     "reading",
     "save",
@@ -38,7 +34,8 @@ __all__ = [
 ]
 
 AllowPartial = Annotated[
-    bool, typer.Option("--allow-partial", help="Analyse the complete samples of an unfinished store.")
+    bool,
+    opt.option(opt.WHAT, "Take what is incomplete: the finished samples of an unfinished store.", "--allow-partial"),
 ]
 
 
@@ -53,25 +50,31 @@ def _name(name: str | None) -> str | None:
 
 Save = Annotated[
     str | None,
-    typer.Option(metavar="NAME", callback=_name, help="Save the results in the store under this name, for fmx export."),
+    opt.option(
+        opt.OUT, "Save the results in the store under this name, for fmx export.", metavar="NAME", callback=_name
+    ),
 ]
 By = Annotated[
     str,
-    typer.Option(
-        help="Labels to keep apart, separated by commas: channel, noise, sample, label (class), timestep, y, x, token; "
-        "epoch and step of what was recorded in training."
+    opt.option(
+        opt.WHAT,
+        "Labels that are kept apart: channel, noise, sample, label (class), timestep, y, x, token; epoch and step of "
+        "what was recorded in training; separated by commas.",
+        metavar="LABELS",
     ),
 ]
-Noise = Annotated[float | None, typer.Option(help="Noise level, one that the store has (default: 0, clean).")]
 HeldOut = Annotated[
-    float, typer.Option(help="Share of each class's samples that is kept aside for a test, such as 0.5.")
+    float,
+    opt.option(opt.HOW, "Share of each class's samples kept aside for a test, such as 0.5.", metavar="SHARE"),
 ]
-Seed = Annotated[int, typer.Option(help="Which samples are kept aside.")]
-Nan = Annotated[
-    str,
-    typer.Option(help="Values that are not finite: skip them, or keep: results are NaN that have one among theirs."),
-]
-Top = Annotated[int, typer.Option("--top", "-k", help="Channels listed.")]
+
+
+def not_finite(kept: str) -> Any:
+    """Declare the option that says what becomes of values that are not finite."""
+    return opt.option(opt.HOW, f"Values that are not finite: skip them, or keep: {kept}.", "--nan", metavar="HOW")
+
+
+Nan = Annotated[str, not_finite("results are NaN that have one among theirs")]
 # A table that is longer is not read by anyone.
 MOST_ROWS = 40
 
@@ -84,7 +87,7 @@ def _rows(text: str) -> str:
 
 
 Rows = Annotated[
-    str, typer.Option("--rows", metavar="N|all", callback=_rows, help="Rows of the table that are printed.")
+    str, opt.option(opt.OUT, "Rows of the table that are printed.", "--rows", metavar="N|all", callback=_rows)
 ]
 
 

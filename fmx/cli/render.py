@@ -9,14 +9,15 @@ import typer
 
 from fmx.cli import options as opt
 from fmx.cli import picking as pick
+from fmx.cli.commands import Commands
 from fmx.cli.groups import Target, grouped
 from fmx.errors import FmxError
 
 __all__ = ["render"]
 
-render = typer.Typer(help="Draw what a store holds.", no_args_is_help=True)
+render = typer.Typer(cls=Commands, help="Draw what a store holds.", no_args_is_help=True)
 
-LAYOUT = "8x8"
+PAGE = "8x8"
 EVERYWHEN = pick.Which(noise="all", timestep="all")
 
 
@@ -27,18 +28,18 @@ def grid(
     *,
     which: pick.Which,
     channels: pick.Channels,
-    layout: Annotated[str, typer.Option(help="Rows and columns of a page.")] = LAYOUT,
-    scale: Annotated[int, typer.Option(help="Pixels of the page for one of the map; 1 is the layer's own size.")] = 1,
+    page: Annotated[str, opt.option(opt.OUT, "Rows and columns of a page.", metavar="ROWSxCOLUMNS")] = PAGE,
+    scale: Annotated[int, opt.scale("1 is the layer's own size")] = 1,
     normalisation: pick.Normalisation = "filter",
     colours: pick.Colours,
-    legend: Annotated[bool, typer.Option(help="Say on the page what it shows.")] = True,
+    legend: pick.Legend = True,
     target: Target,
 ) -> None:
     """Draw a layer's feature maps as pages of 8×8, at the layer's own resolution; a layer without maps as bars."""
     from fmx.cli.draw import draw_grids, page_layout
     from fmx.store import open_store
 
-    rows, columns = page_layout(layout)
+    rows, columns = page_layout(page)
     opened = open_store(store)
     places, tone = which.places(opened), colours.tone
     look = {"rows": rows, "columns": columns, "scale": scale, "legend": legend, **channels.look, **colours.look}
@@ -54,21 +55,22 @@ def frames(
     *,
     which: pick.Which,
     channels: pick.Channels,
-    top: Annotated[int | None, typer.Option(help="Draw so many channels of the order only.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels of the longer side, or WIDTHxHEIGHT.")] = None,
-    scale: Annotated[int | None, typer.Option(help="Pixels of the picture for one of the map.")] = None,
+    top: Annotated[int | None, opt.top("channels that come first in the --order (default: all)")] = None,
+    size: Annotated[str | None, opt.picture_size(", or WIDTHxHEIGHT")] = None,
+    scale: Annotated[int | None, opt.scale("leave --size out")] = None,
     normalisation: pick.Normalisation = "filter",
     colours: pick.Colours,
     values: Annotated[
         str | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="Write the values themselves: png16 or tif16 (scale and offset in the file; fmx.render.read_values), "
+        opt.option(
+            opt.OUT,
+            "Write the values themselves: png16 or tif16 (scale and offset in the file; fmx.render.read_values), "
             "or tif32 (float32).",
+            metavar="FORMAT",
         ),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="Of pictures in colours: png or tif.")] = "png",
-    legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Say on the picture what it shows.")] = False,
+    form: Annotated[str, opt.files("png or tif, for pictures in colours")] = "png",
+    legend: pick.Legend = False,
     target: Target,
 ) -> None:
     """Draw feature maps, a picture each, at the layer's own resolution or any size; or write their values."""
@@ -94,50 +96,48 @@ def frames(
 def overlay(
     store: opt.StorePath,
     *,
-    layer: pick.Layer = "auto",
-    sample: pick.SampleIds = "0",
-    channel: Annotated[
-        str | None,
-        typer.Option(help="What to lay over: mean (default) or max over the channels, or numbers; several are summed."),
-    ] = None,
+    layer: opt.Layers = "auto",
+    sample: opt.Samples = "0",
+    channel: Annotated[str | None, opt.channel(", summed; or mean (default) or max over all.")] = None,
     top: Annotated[
-        int | None, typer.Option(help="Lay so many channels over one picture, each by itself, the highest first.")
+        int | None, opt.top("channels laid over one picture, each by itself, the highest first (default: none)")
     ] = None,
-    order: Annotated[str, typer.Option(help="Which channels --top takes: see fmx render grid.")] = "max",
+    order: Annotated[str, opt.order("; --top takes the first")] = "max",
     style: Annotated[
-        str, typer.Option(help="heat: colours; or where the map is high: mask, contour or crop.")
+        str,
+        opt.option(opt.HOW, "heat, colours; or mask, contour or crop where the map is high.", metavar="STYLE"),
     ] = "heat",
     threshold: Annotated[
-        float | None, typer.Option(help="Share of the range that counts as high (default: 0.5; colours: 0).")
+        float | None,
+        opt.option(opt.HOW, "Share of the range that counts as high (default: 0.5; heat: 0).", metavar="SHARE"),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Opacity where the map is highest, 0 to 1.")] = 0.6,
-    shared: Annotated[
-        bool, typer.Option("--shared/--each", help="Of many pictures: one range of colours, or each its own.")
+    alpha: opt.Alpha = 0.6,
+    one_range: Annotated[
+        bool,
+        opt.option(opt.HOW, "Of many pictures: one range of colours, or each its own.", "--one-range/--own-ranges"),
     ] = True,
-    classes: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Names of the model's outputs, one a line, to be printed.")
-    ] = None,
-    cmap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "inferno",
-    noise: pick.Noise = 0.0,
-    timestep: pick.Timestep = 0,
+    class_names: opt.ClassNames = None,
+    cmap: Annotated[str, opt.colormap()] = "inferno",
+    noise: opt.Level = "0",
+    timestep: opt.Timestep = "0",
     target: Target,
 ) -> None:
     """Lay heat maps over the input: layers on one picture, --top channels on one, or --channel on many pictures."""
-    from fmx.cli.draw import class_names, draw_channel_overlays, draw_overlay, draw_sample_overlays
+    from fmx.cli.draw import draw_channel_overlays, draw_overlay, draw_sample_overlays
     from fmx.store import open_store
 
     opened = open_store(store)
-    names = pick.samples(opened, sample)
+    names = opt.samples(opened, sample)
     if top is not None and (channel is not None or len(names) > 1):
-        raise FmxError("--top draws the highest channels of one sample: leave out --channel, and give one --sample.")
+        raise FmxError("--top draws the highest channels of one sample: leave out --channels, and give one --sample.")
     look = {"alpha": alpha, "threshold": threshold, "style": style, "cmap": cmap}
-    place = {"noise": noise, "timestep": timestep}
+    place = {"noise": opt.level(noise), "timestep": opt.one_number("--timestep", timestep)}
     with pick.folder(opened, target) as made:
         if top is not None:
-            settings = {"order": order, "top": top, "classes": class_names(classes), **place, **look}
+            settings = {"order": order, "top": top, "classes": opt.class_names(class_names), **place, **look}
             paths = list(draw_channel_overlays(opened, layer, names[0], made, settings))
         elif len(names) > 1:
-            settings = {"shared": shared, **place, **look}
+            settings = {"shared": one_range, **place, **look}
             paths = list(draw_sample_overlays(opened, layer, names, channel or "mean", made, settings))
         else:
             paths = [draw_overlay(opened, layer, names[0], channel or "mean", made, place | look)]
@@ -149,44 +149,42 @@ def overlay(
 def video(
     store: opt.StorePath,
     *,
-    layer: pick.Layer = "auto",
+    layer: opt.Layers = "auto",
     over: Annotated[
         str,
-        typer.Option(
-            help="What a frame is: channel, timestep, noise (level), sample, or a label of samples by which these are "
-            "ordered, such as step or epoch (default: timestep of clips, else channel)."
+        opt.option(
+            opt.WHAT,
+            "Axes: the one that frames go along, channel, timestep, noise (level), sample, or a label of samples by "
+            "which these are ordered, such as step or epoch (default: timestep of clips, else channel).",
+            metavar="AXIS",
         ),
     ] = "",
-    sample: Annotated[
-        str,
-        typer.Option(
-            help="Samples: ids, ends of ids or positions, separated by commas; or all (default: the first, or all of "
-            "a film over samples)."
-        ),
-    ] = "",
+    sample: Annotated[str, opt.sample(" (default: the first, or all of a film over samples)")] = "",
     channel: Annotated[
-        str | None,
-        typer.Option(help="What is shown: mean (default) or max over the channels, or numbers; several are summed."),
+        str | None, opt.channel(", one a frame or one in a grid, else summed; or mean (default) or max over all.")
     ] = None,
-    view: Annotated[str, typer.Option(help="map, overlay (on the input), or grid of 64 channels.")] = "map",
-    beside: Annotated[bool, typer.Option(help="Show the input beside it.")] = True,
-    channels: pick.Channels,
-    noise: pick.Noise = 0.0,
-    timestep: pick.Timestep = 0,
-    fps: Annotated[float, typer.Option(help="Frames a second.")] = 10,
-    form: Annotated[
-        str, typer.Option("--format", help="avi (FFV1, lossless), mp4 (H.264), webm, gif or apng.")
-    ] = "mp4",
-    size: Annotated[int, typer.Option(help="Pixels of the longer side of the map; a grid has at least its own.")] = 320,
+    order: Annotated[str, opt.order()] = "index",
+    view: Annotated[
+        str, opt.option(opt.HOW, "map, overlay (on the input), or grid of 64 channels.", metavar="VIEW")
+    ] = "map",
+    beside: Annotated[bool, opt.option(opt.OUT, "Show the input beside it.", "--beside/--no-beside")] = True,
+    noise: opt.Level = "0",
+    timestep: opt.Timestep = "0",
+    fps: Annotated[float, opt.fps()] = 10,
+    form: Annotated[str, opt.files("avi (FFV1, lossless), mp4 (H.264), webm, gif or apng")] = "mp4",
+    size: Annotated[int, opt.picture_size(" of the map; a grid has at least its own")] = 320,
     normalisation: Annotated[
-        str, typer.Option(help="Range of the colours: film (the same in all frames), or as for fmx render grid.")
+        str,
+        opt.normalisation(
+            "film, the same in all frames, or as for fmx render grid (default: film; of channels: filter)"
+        ),
     ] = "",
     colours: pick.Colours,
-    legend: Annotated[bool, typer.Option(help="Say on every frame what it shows.")] = True,
+    legend: pick.Legend = True,
     target: Target,
 ) -> None:
     """Film a layer: one frame a channel, timestep, noise level or sample, with the input beside it."""
-    from fmx.cli.draw import channel_choice, draw_films, layers_with_maps
+    from fmx.cli.draw import draw_films, layers_with_maps
     from fmx.render import Film
     from fmx.render.video import VIDEO_SUFFIXES
     from fmx.store import open_store
@@ -197,17 +195,13 @@ def video(
     opened = open_store(store)
     along = over or ("timestep" if opened.frames > 1 else "channel")
     several = along not in {"channel", "timestep", "noise"}
-    if channel is not None and (along == "channel" or view == "grid"):
-        raise FmxError(
-            "--channel is for films of one map: choose those of a grid or a film over channels by --channels."
-        )
     look: dict[str, Any] = {
         "over": along,
-        "samples": pick.samples(opened, sample or ("all" if several else "0")),
-        "noise": noise,
-        "timestep": timestep,
-        "channel": channel_choice(channel or "mean"),
-        **channels.look,
+        "samples": opt.samples(opened, sample or ("all" if several else "0")),
+        "noise": opt.level(noise),
+        "timestep": opt.one_number("--timestep", timestep),
+        **pick.filmed_channels(channel, each=along == "channel" or view == "grid"),
+        "order": order,
         "view": view,
         "beside": beside,
         "normalisation": normalisation,
@@ -228,18 +222,18 @@ def video(
 def multiples(
     store: opt.StorePath,
     *,
-    rows: Annotated[str, typer.Option(help="What differs from row to row: layer, sample, noise, timestep, channel.")],
-    columns: Annotated[str, typer.Option(help="What differs from column to column.")],
+    rows: Annotated[
+        str,
+        opt.option(opt.WHAT, "What differs from row to row: layer, sample, noise, timestep, channel.", metavar="AXIS"),
+    ],
+    columns: Annotated[str, opt.option(opt.WHAT, "What differs from column to column, likewise.", metavar="AXIS")],
     which: pick.Which = EVERYWHEN,
-    channel: Annotated[
-        str, typer.Option(help="Channels such as 0-15,31; or mean, max, of which both may be given.")
-    ] = "mean",
-    size: Annotated[int | None, typer.Option(help="Pixels of the longer side of a map.")] = None,
+    channel: Annotated[str, opt.channel(", mean, max, of which several may be given.")] = "mean",
+    size: Annotated[int | None, opt.picture_size(" of a map")] = None,
     normalisation: Annotated[
         str,
-        typer.Option(
-            help="Range of the colours: filter (each map its own), time (levels and timesteps of a channel together), "
-            "layer, or all that is shown."
+        opt.normalisation(
+            "filter (each map its own), time (levels and timesteps of a channel together), layer, or all that is shown"
         ),
     ] = "time",
     colours: pick.Colours,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 from fmx.errors import FmxError
@@ -22,29 +20,31 @@ def report(
     store: opt.StorePath,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The page (default: report.html), or with --assets the folder."
-        ),
+        opt.output("the page (default: report.html), or with --assets the folder", "FILE"),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL", help="The model of the store: adds deconvnet and maximization of the top channels."
-        ),
+        opt.model_of_store("adds deconvnet and maximization of the top channels"),
     ] = None,
     weights: opt.Weights = None,
     layers: opt.Layers = "all",
-    sample: Annotated[str, typer.Option(help="Whose maps are drawn: a position, an id or the end of one.")] = "0",
-    channels: Annotated[
+    sample: opt.Sample = "0",
+    top: Annotated[
         int | None,
-        typer.Option(help="Channels of each layer shown with their top samples (default: 3 to 12, by layers)."),
+        opt.top("channels of each layer that are shown with their top samples (default: 3 to 12, by layers)"),
     ] = None,
-    features: Annotated[int, typer.Option(help="With --model: channels of each layer projected and maximized.")] = 2,
-    seconds: Annotated[float, typer.Option(help="With --model: begin no further layer after so many.")] = 60.0,
-    assets: Annotated[bool, typer.Option("--assets", help="Write a folder: the page, and pictures as files.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that is there.")] = False,
+    features: Annotated[
+        int, opt.option(opt.WHAT, "With --model: channels of each layer projected and maximized.", metavar="N")
+    ] = 2,
+    seconds: Annotated[
+        float, opt.option(opt.RUN, "With --model: begin no further layer after so many.", metavar="SECONDS")
+    ] = 60.0,
+    assets: Annotated[
+        bool, opt.option(opt.OUT, "Write a folder: the page, and pictures as files.", "--assets")
+    ] = False,
+    overwrite: Annotated[bool, opt.overwrite("a report")] = False,
     allow_partial: common.AllowPartial = False,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1 or mps.")] = "cpu",
+    device: opt.TorchDevice = "cpu",
     trust: opt.Trust = False,
     operators: opt.Operators = None,
 ) -> None:
@@ -66,8 +66,8 @@ def report(
         target,
         layers=layers,
         model=None if model is None else _load(model, opened, weights, trust, operators),
-        sample=int(sample) if sample.isdigit() else sample,
-        channels=channels,
+        sample=opt.one_sample(opened, sample),
+        channels=top,
         features=features,
         seconds=seconds,
         assets=assets,

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "register_comparisons", "similarity"]
 
-Other = Annotated[
-    str | None, typer.Argument(metavar="STORE", help="Another store of the same samples.", show_default=False)
-]
-Space = Annotated[
-    str | None, typer.Option(help="Features of a sample: full, all its values, or the mean or max of each channel.")
-]
-Per = Annotated[str, typer.Option(help="layer, or channel for every channel apart.")]
-
 
 def register_comparisons(app: typer.Typer) -> None:
     """Add the commands that compare stores and layers."""
@@ -43,18 +35,23 @@ def register_comparisons(app: typer.Typer) -> None:
 
 def compare(
     store: opt.StorePath,
-    other: Annotated[str, typer.Argument(metavar="STORE", help="Another store of the same samples.")],
+    other: opt.Other,
     layers: opt.Layers = "all",
     pair: Annotated[
         list[str] | None,
-        typer.Option("--map", help="Layer of the first and of the other, such as 12=features.12. May be given again."),
+        opt.option(
+            opt.WHAT,
+            "Layer of the first and of the other, such as 12=features.12. May be given again.",
+            "--map",
+            metavar="LAYER=LAYER",
+        ),
     ] = None,
-    noise: Annotated[str, typer.Option(help="Noise levels such as 0,0.2, or all that both stores have.")] = "all",
-    space: Annotated[
-        str, typer.Option(help="Compare every position (full), or the mean or max of each channel.")
-    ] = "full",
-    per: Per = "layer",
-    maps: Annotated[bool, typer.Option("--maps", help="Save differences at every position too, with --save.")] = False,
+    noise: opt.AllLevels = "all",
+    space: Annotated[str, opt.space("full, every position, or the mean or max of each channel")] = "full",
+    per: Annotated[str, opt.per("layer or channel")] = "layer",
+    positions: Annotated[
+        bool, opt.option(opt.OUT, "Save differences at every position too, with --save.", "--positions")
+    ] = False,
     nan: common.Nan = "skip",
     *,
     results: common.Results,
@@ -67,9 +64,9 @@ def compare(
     from fmx.analyze import to_rows
     from fmx.analyze.compare import compare as compute
 
-    chosen.one_of("--per", per, ("layer", "channel"))
-    if maps and results.save is None:
-        raise FmxError("--maps are kept in the store: give them a name with --save NAME.")
+    opt.one_of("--per", per, ("layer", "channel"))
+    if positions and results.save is None:
+        raise FmxError("--positions are kept in the store: give them a name with --save NAME.")
     first, second = results.open(store), results.open(other)
     with common.reading():
         found = compute(
@@ -77,9 +74,9 @@ def compare(
             second,
             layers=opt.words(layers),
             mapping=opt.pairs("--map", pair or ()),
-            noise=chosen.levels(noise),
+            noise=opt.levels(noise),
             space=space,
-            maps=maps,
+            maps=positions,
             nan=nan,
             allow_partial=results.allow_partial,
         )
@@ -133,31 +130,46 @@ def _per(dataset: xr.Dataset, per: str) -> xr.Dataset:
 
 def similarity(
     store: opt.StorePath,
-    other: Other = None,
+    other: opt.OtherIfAny = None,
     method: Annotated[
-        str, typer.Option(help="cka-linear, cka-rbf, svcca, pwcca or rsa (dissimilarity matrices compared).")
+        str, opt.method("cka-linear, cka-rbf, svcca, pwcca or rsa (dissimilarity matrices compared)")
     ] = "cka-linear",
     layers: opt.Layers = "all",
-    other_layers: Annotated[str | None, typer.Option(help="Layers of the other store (default: the same).")] = None,
-    noise: chosen.Levels = None,
+    other_layers: Annotated[
+        str | None,
+        opt.option(opt.WHAT, "Layers of the other store (default: the same).", "--other-layers", metavar="LAYERS"),
+    ] = None,
+    noise: opt.Levels = None,
     estimator: Annotated[
-        str,
-        typer.Option(
-            help="Of CKA: unbiased, biased, minibatch or nystrom (default: minibatch over 5000 samples or 1 GiB)."
-        ),
+        str, opt.estimator("of CKA, unbiased, biased, minibatch or nystrom; auto: minibatch over 5000 samples or 1 GiB")
     ] = "auto",
-    space: Space = None,
+    space: Annotated[
+        str | None, opt.space("full, all values of a sample, or the mean or max of each channel (default: by --method)")
+    ] = None,
     skip: Annotated[
-        str, typer.Option(help="Left out where values are NaN or infinite: samples or features.")
+        str, opt.option(opt.HOW, "Left out where values are NaN or infinite: samples or features.", metavar="WHAT")
     ] = "samples",
-    width: Annotated[float, typer.Option(help="Of cka-rbf's kernel, times the median distance.")] = 1.0,
-    variance: Annotated[float, typer.Option(help="Share of a layer's variance that svcca and pwcca keep.")] = 0.99,
-    metric: Annotated[
-        str, typer.Option(help="Distance of rsa: correlation, cosine, euclidean, sqeuclidean or cityblock.")
+    bandwidth: Annotated[
+        float, opt.option(opt.HOW, "Width of cka-rbf's kernel, times the median distance.", metavar="X")
+    ] = 1.0,
+    variance: Annotated[
+        float, opt.option(opt.HOW, "Share of a layer's variance that svcca and pwcca keep.", metavar="SHARE")
+    ] = 0.99,
+    distance: Annotated[
+        str,
+        opt.option(
+            opt.HOW, "Distance of rsa: correlation, cosine, euclidean, sqeuclidean or cityblock.", metavar="NAME"
+        ),
     ] = "correlation",
-    comparison: Annotated[str, typer.Option(help="Of rsa: spearman, pearson, cosine or kendall.")] = "spearman",
-    batch: Annotated[int, typer.Option(help="Samples of a minibatch.")] = 256,
-    landmarks: Annotated[int, typer.Option(help="Samples that stand for all with --estimator nystrom.")] = 200,
+    comparison: Annotated[
+        str, opt.option(opt.HOW, "Comparison of rsa: spearman, pearson, cosine or kendall.", metavar="NAME")
+    ] = "spearman",
+    batch_size: Annotated[
+        int, opt.option(opt.RUN, "Samples that are taken at once with --estimator minibatch.", metavar="N")
+    ] = 256,
+    landmarks: Annotated[
+        int, opt.option(opt.HOW, "Samples that stand for all with --estimator nystrom.", metavar="N")
+    ] = 200,
     nan: common.Nan = "skip",
     *,
     drawn: chosen.Drawn,
@@ -178,17 +190,17 @@ def similarity(
             second,
             layers=opt.words(layers),
             other_layers=None if other_layers is None else opt.words(other_layers),
-            noise=chosen.levels(noise),
+            noise=opt.levels(noise),
             method=method,
             estimator=estimator,
             space=space,
             skip=skip,
-            width=width,
+            width=bandwidth,
             variance=variance,
-            metric=metric,
+            metric=distance,
             comparison=comparison,
-            samples=drawn.samples,
-            batch=batch,
+            samples=drawn.subsample,
+            batch=batch_size,
             landmarks=landmarks,
             seed=drawn.seed,
             nan=nan,
