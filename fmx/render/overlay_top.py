@@ -115,6 +115,6 @@ def _sheet(store: Store, layer: str, row: xr.Dataset, **look: Any) -> Iterator[F
         titles.append(" · ".join(filter(None, [name, sample_label(store, name), when, number(float(value))])))
         title = maps.title
     of = f" of {row['label'].item()}" if "label" in row.coords else ""
-    labels = {"layer": layer, "shown": f"channel {channel}", "samples": f"the strongest{of}", "noise": f"{noise:g}"}
+    labels = {"layer": layer, "shown": f"channel {channel} over its strongest samples{of}", "noise": f"{noise:g}"}
     for frame in over_samples(pictures, heats, titles, labels, title, **look):
         yield Frame(frame.pixels, labels={**frame.labels, "samples": ", ".join(names)})

@@ -31,7 +31,8 @@ def shaped_runs(text: str) -> tuple[Run, ...]:
     """Part a line, which as a whole runs from left to right, into what is shaped together and the rest.
 
     Letters that are written from right to left make one run with the spaces, signs and numbers between them, and with
-    numbers that follow, as in Unicode's bidirectional algorithm. What no single font has all letters of is not shaped.
+    numbers that follow, as in Unicode's bidirectional algorithm; but facts, which a ``·`` parts, stay in their order.
+    What no single font has all letters of is not shaped.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def _directed(text: str) -> list[tuple[str, str]]:
         elif last >= 0 and unicodedata.bidirectional(c) in {"EN", "AN"}:
             ways[last + 1 : i + 1] = ["rtl"] * (i - last)
             last = i
-        elif unicodedata.bidirectional(c) == "L":
+        elif c == "·" or unicodedata.bidirectional(c) == "L":
             last = -1
     return list(zip(text, ways, strict=True))
 

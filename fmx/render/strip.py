@@ -117,19 +117,20 @@ def stack_panels(
     shortened = [middle_ellipsis(fact, width, size) for fact in caption]
     lines = shortened if fixed_lines else wrap(caption, width, size)
     strips = [ink.grays(paragraph(lines, width, size, INK))]
+    bars = fixed_lines or any(panel.ends for panel in panels)
     for first in range(0, len(panels), columns):
-        strips += [ink.blank(gap * 3 // 4, width), _row(panels[first : first + columns], width, gap, ink)]
+        strips += [ink.blank(gap * 3 // 4, width), _row(panels[first : first + columns], width, gap, ink, bars=bars)]
     sides = ((margin,) * 2, (margin,) * 2, (0, 0))[: panels[0].pixels.ndim]
     return np.pad(np.concatenate(strips), sides, constant_values=PAPER)
 
 
-def _row(panels: Sequence[Panel], width: int, gap: int, ink: _Ink) -> Pixels:
+def _row(panels: Sequence[Panel], width: int, gap: int, ink: _Ink, *, bars: bool) -> Pixels:
     size = panels[0].text_size
     titles = [_title_lines(panel.title, panel.width, size) for panel in panels]
     most = max(map(len, titles))
     row = np.concatenate(
         [
-            np.concatenate([_column(panel, lines, most, ink), ink.blank(_height(panel, most), gap)], axis=1)
+            np.concatenate([_column(panel, lines, most, ink, bars), ink.blank(_height(panel, most, bars), gap)], axis=1)
             for panel, lines in zip(panels, titles, strict=True)
         ],
         axis=1,
@@ -140,16 +141,17 @@ def _row(panels: Sequence[Panel], width: int, gap: int, ink: _Ink) -> Pixels:
     return filled
 
 
-def _height(panel: Panel, lines: int) -> int:
-    """Height of a panel: title, picture, bar and the labels of the bar."""
+def _height(panel: Panel, lines: int, bars: bool) -> int:
+    """Height of a panel: title, picture, and where any panel has one the bar and its labels."""
     size = panel.text_size
-    return line_height(size) * (lines + 1) + size // 4 + int(panel.pixels.shape[0]) + size
+    height = line_height(size) * lines + size // 4 + int(panel.pixels.shape[0])
+    return height + line_height(size) + size if bars else height
 
 
-def _column(panel: Panel, title: list[str], lines: int, ink: _Ink) -> Pixels:
+def _column(panel: Panel, title: list[str], lines: int, ink: _Ink, bars: bool) -> Pixels:
     size, pitch = panel.text_size, line_height(panel.text_size)
     height, width = panel.pixels.shape[:2]
-    canvas = ink.blank(_height(panel, lines), panel.width)
+    canvas = ink.blank(_height(panel, lines, bars), panel.width)
     # Titles stand on their pictures, so that a short one has no gap below it.
     top = (lines - len(title)) * pitch
     canvas[top : lines * pitch] = ink.grays(paragraph(title, panel.width, size, INK))

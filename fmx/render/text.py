@@ -116,7 +116,7 @@ def middle_ellipsis(text: str, width: int, size: int) -> str:
 
 def _shortened(text: str, kept: int) -> str:
     head = (kept + 1) // 2
-    return f"{text[:head]}…{text[len(text) - (kept - head) :]}"
+    return f"{text[:head].rstrip('. ')}…{text[len(text) - (kept - head) :].lstrip('. ')}"
 
 
 def wrap(pieces: Sequence[str], width: int, size: int, separator: str = SEPARATOR) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fmx.render.plots.page import Page, PageLook, say_inside
@@ -63,8 +64,8 @@ def spatial_patterns(
     grid: Any = page.figure.subplots(*((len(maps), 1) if stacked else (1, len(maps))), squeeze=False)
     for axes, (name, text, values, cmap) in zip(grid.ravel(), maps, strict=True):
         cell = _cell((high, wide)) if name == "peaks" else 1
-        _draw(axes, values, text, cmap, page, cell)
         axes.set_gid(name)
+        _draw(axes, values, text, cmap, page, cell)
     return page.finish()
 
 
@@ -110,15 +111,9 @@ def _draw(axes: Axes, values: NDArray[np.float64], text: str, cmap: str, page: P
     if high > low:
         bar = page.figure.colorbar(shown, ax=axes, shrink=0.9, aspect=18, pad=0.02, panchor=False)
         bar.outline.set_visible(False)
-        bar.locator = _few()
+        bar.locator = MaxNLocator(4, integer=axes.get_gid() == "peaks")
     else:
         axes.set_title(f"{text}: {number(low)} everywhere")
     if known.size < values.size:
         axes.set_facecolor("#DDDDDD")
         page.note("grey: no finite values")
-
-
-def _few() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -25,6 +26,9 @@ def plain(text: str) -> str:
     for c in set(kept) - letters_of(dejavu_file()):
         use_font(str(font_with(c)))
     found = kept.replace("$", r"\$")
+    if any(unicodedata.bidirectional(c) in {"R", "AL"} for c in found):
+        # Else a name that begins with such letters would run from right to left as a whole.
+        found = f"\u200e{found}"
     # A legend leaves out what begins with an underscore.
     return f"\u200b{found}" if found.startswith("_") else found
 
