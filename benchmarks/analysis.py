@@ -27,7 +27,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 64
 
 
-def make_store(path: Path, samples: int, noise: Sequence[float] = (0.0,)) -> None:
+def make_store(
+    path: Path, samples: int, noise: Sequence[float] = (0.0,), *, classes: int = 0, timesteps: int = 1
+) -> None:
     """Write smooth maps of which a ReLU has cut off one half, each channel of another size."""
     rng = np.random.default_rng(0)
     scales = {name: np.exp(rng.normal(size=(shape[0], 1, 1))).astype(np.float32) for name, shape in SHAPES.items()}
@@ -39,7 +41,7 @@ def make_store(path: Path, samples: int, noise: Sequence[float] = (0.0,)) -> Non
                 values = clean + np.float32(level) * rng.standard_normal(clean.shape, np.float32) if level else clean
                 yield name, number, np.maximum(values * scales[name], 0)
 
-    write_store(path, samples, SHAPES, make, noise)
+    write_store(path, samples, SHAPES, make, noise, classes=classes, timesteps=timesteps)
 
 
 def robust(path: Path) -> None:

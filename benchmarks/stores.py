@@ -19,19 +19,27 @@ def write_store(
     shapes: Mapping[str, tuple[int, ...]],
     make: Callable[[int], Iterable[tuple[str, int, np.ndarray]]],
     noise: Sequence[float] = (0.0,),
+    *,
+    classes: int = 0,
+    timesteps: int = 1,
 ) -> None:
-    """Write layers of vectors or maps, whose values a function makes: name, noise level's number, (sample, …native)."""
+    """Write layers of vectors or maps, whose values a function makes: name, noise level's number, (sample, …native).
+
+    Samples have so many labels in turn; without a number, one each. Values are made anew for every timestep.
+    """
     from fmx.layers import LayerInfo
     from fmx.store import StorePlan, StoreWriter
 
     layers = [LayerInfo(name, "ReLU", NATIVE[: len(shape)], shape, "float32") for name, shape in shapes.items()]
     ids = [str(i) for i in range(samples)]
-    plan = StorePlan(ids, ids, ids, list(noise), layers, {"layers": list(shapes)})
+    labels = [str(i % classes) for i in range(samples)] if classes else ids
+    plan = StorePlan(ids, ids, labels, list(noise), layers, {"layers": list(shapes)}, timesteps=timesteps)
     with StoreWriter(path, plan) as writer:
         for unit in plan.units():
             writer.start_unit(unit)
-            for name, level, values in make(len(unit)):
-                writer.put(name, slice(0, len(unit)), values, noise=level)
+            for step in range(timesteps):
+                for name, level, values in make(len(unit)):
+                    writer.put(name, slice(0, len(unit)), values, noise=level, timestep=step)
             writer.finish_unit(unit)
 
 
@@ -61,6 +69,14 @@ def print_peak(run: Callable[[], object]) -> None:
     assert dask.array
     assert threadpoolctl
     assert xarray
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_kb()
     run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    print((_peak_kb() - before) / 1e3)
+
+
+def _peak_kb() -> float:
+    """Give the peak of this process; what `getrusage` says begins at that of the process that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(float(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -96,7 +96,9 @@ def slow_profile(values, labels, metric, n_each_image, keep=False):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_profile_is_that_of_loops(tmp_path, monkeypatch, kind, metric):
-    monkeypatch.setattr("fmx.analyze.batches.BATCH_BYTES", 1500)
+    # A few runs of samples for each task, and a tree to join them in.
+    monkeypatch.setattr("fmx.analyze.chunk_plan.TASK_BYTES", 1500)
+    monkeypatch.setattr("fmx.analyze.layer_work._FAN_IN", 2)
     values = KINDS[kind]()
     store = write_store(tmp_path / "s", {"maps": values})
     for nan in ("skip", "keep"):
@@ -261,17 +263,20 @@ def test_stores_that_will_not_do(tmp_path):
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_precision_is_the_same_in_any_batches(data):
+def test_precision_is_the_same_however_it_is_joined(data):
     samples = data.draw(st.integers(2, 14))
     scores = np.array(
         data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0, math.nan]), min_size=samples, max_size=samples))
     )
     labels = np.array(data.draw(st.lists(st.integers(0, 2), min_size=samples, max_size=samples)))
-    highest = Highest(np.bincount(labels, minlength=3))
-    cuts = sorted(data.draw(st.sets(st.integers(1, samples - 1), max_size=4)))
-    for a, b in itertools.pairwise([0, *cuts, samples]):
-        highest.take(scores[a:b, None], labels[a:b])
-    same(highest.precision()[:, 0], [slow_precision(scores, labels.tolist(), k) for k in range(3)])
+    sizes = np.bincount(labels, minlength=3)
+    cuts = sorted(data.draw(st.sets(st.integers(1, samples - 1), max_size=6)))
+    parts = [Highest.of(scores[a:b, None], labels[a:b], sizes) for a, b in itertools.pairwise([0, *cuts, samples])]
+    while len(parts) > 1:
+        some = [parts.pop(data.draw(st.integers(0, len(parts) - 1))) for _ in range(min(len(parts), 3))]
+        parts.append(Highest.joined(some, sizes))
+    assert parts[0].scores.shape[1] <= sizes.max()
+    same(parts[0].precision(sizes)[:, 0], [slow_precision(scores, labels.tolist(), k) for k in range(3)])
 
 
 @settings(deadline=None, max_examples=60)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import xarray as xr
@@ -12,49 +12,10 @@ from fmx.analyze.parts import WHOLE, Part
 from fmx.reduce import Reducer, State
 from fmx.store import Store
 
-__all__ = ["channel_batches", "merge_along", "sample_batches"]
+__all__ = ["channel_batches", "merge_along"]
 
 # What the results of a batch may take in memory.
 BATCH_BYTES = 64 * 2**20
-
-
-def sample_batches(
-    store: Store,
-    layer: str,
-    reducers: Mapping[str, Reducer],
-    *,
-    by: Sequence[str],
-    part: Part = WHOLE,
-    finalize: bool = True,
-) -> Iterator[xr.Dataset]:
-    """Run reducers over a layer, keeping samples apart, and give their results some samples at a time.
-
-    Batches end where chunks do, so that each chunk is read once; where results are much larger than the values they
-    come from (a few wide layers without maps), a chunk is read for more than one batch.
-
-    Parameters
-    ----------
-    store : Store
-    layer : str
-    reducers : mapping of str to Reducer
-    by : sequence of str
-        Dims to keep apart, ``sample`` among them.
-    part : Part
-    finalize : bool
-        Give results as `fmx.analyze.store_reduce.summarise` does; else its states.
-
-    Yields
-    ------
-    xarray.Dataset
-        (sample, …) of consecutive samples.
-    """
-    work = LayerWork.of(store, layer, reducers, by, part=part, finalize=finalize)
-    each = sum(value.nbytes for value in work.task.blank().values())
-    for dim in work.dims:
-        each *= work.data["activation"].sizes[dim] if dim != "sample" else 1
-    for some in _parts(store, layer, work, part, each):
-        batch = LayerWork.of(store, layer, reducers, by, part=some, finalize=finalize)
-        yield run_works(store, {layer: batch})[layer]
 
 
 def channel_batches(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Cell", "Piece", "plan_pieces", "share_out"]
+__all__ = ["Cell", "Piece", "plan_pieces", "share_out", "share_out_runs"]
 
 # As much as is read at once, and as much as one task reads: little enough for memory, and enough to be worth a task.
 READ_BYTES = 8 * 2**20
@@ -111,3 +111,19 @@ def share_out(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
             work, size = [], 0
     if work:
         yield work
+
+
+def share_out_runs(pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:
+    """Put together the pieces of each run of samples, where samples are kept, and as many runs as one task may read."""
+    works: list[list[Piece]] = []
+    size = 0
+    for _, run in itertools.groupby(pieces, key=lambda piece: piece.cell[0]):
+        some = list(run)
+        more = sum(piece.size for piece in some)
+        if works and size + more > TASK_BYTES:
+            yield works
+            works, size = [], 0
+        works.append(some)
+        size += more
+    if works:
+        yield works

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fmx.analyze.batches import sample_batches
-from fmx.analyze.class_profile import Ranking, fold_layer, profile_of, settle
+from fmx.analyze.class_fold import fold_scores
+from fmx.analyze.class_profile import profile_of
 from fmx.analyze.not_finite import without_spoiled
 from fmx.analyze.parts import Part, noise_levels
+from fmx.analyze.ranking import Ranking, settle
+from fmx.analyze.sample_folds import sample_folds
 from fmx.errors import FmxError
-from fmx.reduce import Moments
+from fmx.reduce import State
+from fmx.reduce.sums import Sums
 from fmx.store import Store
 
 __all__ = ["class_sums"]
@@ -88,22 +93,25 @@ def class_sums(
     )
     summed = ranking.used
     if ranking.held is not None:
-        chosen = np.zeros(len(store.complete), bool)
-        chosen[np.flatnonzero(store.complete)[ranking.held]] = True
-        summed = Part(chosen, summed.level)
-    found = {}
-    for info in store.select(layers):
-        if channels is not None:
-            member, names = _given(store, info.name, channels)
-        else:
-            fold = fold_layer(ranking, info.name)
-            profile = profile_of(ranking, fold, n_each_class, votes=n_each_image > 0)
-            member, names = profile["unique" if unique else "top"].values, ranking.names
-        found[info.name] = _summed(ranking, info.name, summed, member, names, nan)
-    return found
+        held = np.zeros(len(store.complete), bool)
+        held[np.flatnonzero(store.complete)[ranking.held]] = True
+        summed = Part(held, summed.level)
+    chosen = [info.name for info in store.select(layers)]
+    if channels is not None:
+        members = {name: _given(store, name, channels) for name in chosen}
+        names = list(channels)
+    else:
+        seen = fold_scores(ranking, chosen)
+        kind, names, voted = "unique" if unique else "top", ranking.names, n_each_image > 0
+        members = {
+            name: profile_of(ranking, name, scores, n_each_class, votes=voted)[kind].values
+            for name, scores in seen.items()
+        }
+    found = sample_folds(store, {name: _SumFold(member) for name, member in members.items()}, part=summed)
+    return {name: _described(ranking, name, summed, members[name], names, sums, nan) for name, sums in found.items()}
 
 
-def _given(store: Store, layer: str, channels: Mapping[str, Sequence[int]]) -> tuple[NDArray[np.bool_], list[str]]:
+def _given(store: Store, layer: str, channels: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
     numbers = store.layer(layer)["channel"].values
     for label, own in channels.items():
         for number in own:
@@ -111,23 +119,51 @@ def _given(store: Store, layer: str, channels: Mapping[str, Sequence[int]]) -> t
                 raise FmxError(
                     f"{layer} has no channel {number} for {label}: it has {len(numbers)}, from {numbers[0]}."
                 )
-    return np.stack([np.isin(numbers, own) for own in channels.values()]), list(channels)
+    return np.stack([np.isin(numbers, own) for own in channels.values()])
 
 
-def _summed(
-    ranking: Ranking, layer: str, part: Part, member: NDArray[np.bool_], names: list[str], nan: str
+@dataclass(frozen=True)
+class _Sums:
+    """Sums and values that are not finite (sample, label)."""
+
+    total: NDArray[np.float64]
+    lost: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _SumFold:
+    """How the channels of each class are summed up; it can be sent to another machine.
+
+    Attributes
+    ----------
+    member : array (label, channel) of bool
+    """
+
+    member: NDArray[np.bool_]
+    reducer: ClassVar[Sums] = Sums()
+
+    def take(self, states: State, _: slice) -> _Sums:
+        """Take in the states of some samples."""
+        lost = states["nan"] + states["inf"]
+        return _Sums(states["sum"] @ self.member.T.astype(np.float64), lost @ self.member.T.astype(np.int64))
+
+    def join(self, parts: Sequence[_Sums]) -> _Sums:
+        """Put samples one after the other."""
+        return _Sums(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("total", "lost")))
+
+    def finish(self, whole: _Sums) -> _Sums:
+        """Give them as they are."""
+        return whole
+
+
+def _described(
+    ranking: Ranking, layer: str, part: Part, member: NDArray[np.bool_], names: list[str], sums: _Sums, nan: str
 ) -> xr.Dataset:
-    wanted, parts, lost = ("count", "mean", "nan", "inf"), [], []
-    weights = member.T.astype(np.float64)
-    for batch in sample_batches(ranking.store, layer, {"s": Moments(wanted)}, by=("sample", "channel"), part=part):
-        sums = np.where(batch["s.count"].values > 0, batch["s.mean"].values * batch["s.count"].values, 0)
-        parts.append(sums @ weights)
-        lost.append((batch["s.nan"] + batch["s.inf"]).values @ member.T.astype(np.int64))
-    total, labels = np.concatenate(parts), np.asarray(names, dtype=object)
+    labels = np.asarray(names, dtype=object)
     about = part.cut(ranking.store, ranking.store.layer(layer))[1]
     variables = {
-        "sum": (("sample", "label"), total),
-        "not_finite": (("sample", "label"), np.concatenate(lost)),
+        "sum": (("sample", "label"), sums.total),
+        "not_finite": (("sample", "label"), sums.lost),
         "own": ("sample", about["label"].values.astype(object)),
         "channels": ("label", member.sum(axis=1)),
     }
@@ -137,9 +173,9 @@ def _summed(
         attrs=ranking.store.layer(layer).attrs,
     )
     result = without_spoiled(result, nan, ("not_finite",))
-    sums = result["sum"].values
-    told = ~np.isnan(sums) & member.any(axis=1)
-    best = np.where(told, sums, -np.inf).argmax(axis=1)
+    total = result["sum"].values
+    told = ~np.isnan(total) & member.any(axis=1)
+    best = np.where(told, total, -np.inf).argmax(axis=1)
     largest = np.where(told.any(axis=1), labels[best], "").astype(object)
     result["largest"] = ("sample", largest, {"definition": _ABOUT["largest"]})
     level = float(noise_levels(ranking.store)[part.level or 0])

@@ -7,13 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 from dask import delayed
 
-from fmx.analyze.chunk_plan import Cell, Piece, plan_pieces, share_out
+from fmx.analyze.chunk_plan import Cell, Piece, plan_pieces, share_out, share_out_runs
 from fmx.analyze.labels import check_dims, groups_of, kept_coords
 from fmx.analyze.parts import WHOLE, Part
 from fmx.analyze.store_tasks import LayerTask, Results
@@ -21,13 +22,38 @@ from fmx.errors import FmxError
 from fmx.reduce import Reducer, ReducerSet, State
 from fmx.store import Store, layer_key
 
-__all__ = ["LayerWork", "Reducers", "run_works"]
+__all__ = ["LayerWork", "Reducers", "SampleFold", "run_works"]
 
 # What to run; or how to make it, from the dims of a layer that are summed up.
 Reducers = Mapping[str, Reducer] | Callable[[tuple[str, ...]], Mapping[str, Reducer]]
 
 MOST_STATE_BYTES = 512 * 2**20
 _FAN_IN = 8
+
+
+class SampleFold(Protocol):
+    """What is made of states (sample, channel), some consecutive samples at a time; it is sent to where they are read.
+
+    Attributes
+    ----------
+    reducer : Reducer
+        Whose states they are.
+    """
+
+    @property
+    def reducer(self) -> Reducer: ...
+
+    def take(self, states: State, samples: slice, /) -> Any:
+        """Make something small of the states of these samples, counted among those that are looked at."""
+        ...
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Put together what was made of consecutive samples, in their order."""
+        ...
+
+    def finish(self, whole: Any) -> Any:
+        """Turn what was made of all samples into a result."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +122,8 @@ class LayerWork:
             for cell in dict.fromkeys(piece.cell for piece in work):
                 readers.setdefault(cell, []).append(i)
         shared = {cell for cell, numbers in readers.items() if len(numbers) > 1}
-        reads = [delayed(self.task.read, pure=False)(work, shared) for work in works]
+        own = [shared.intersection(piece.cell for piece in work) for work in works]
+        reads = [_later(self.task.read, work, cells) for work, cells in zip(works, own, strict=True)]
         for cell in shared:
             parts = [reads[i] for i in readers[cell]]
             while len(parts) > 1:
@@ -105,23 +132,31 @@ class LayerWork:
                     for i in range(0, len(parts), _FAN_IN)
                 ]
             yield delayed(self.task.finish, pure=False)(cell, parts[0])
-        for read in reads:
-            yield delayed(_finished, pure=False)(read, shared)
+        for read, cells in zip(reads, own, strict=True):
+            yield delayed(_finished, pure=False)(read, cells) if cells else read
 
-    def folded(self, take: Callable[[dict[str, State]], Any]) -> list[Any]:
-        """Give lazily what a function makes of the states of each run of samples, run by run.
+    def folded(self, fold: SampleFold) -> Any:
+        """Give lazily what a fold makes of the layer, whose samples and channels are kept apart and whose states asked.
 
-        Samples are kept apart, and states are asked for. A run is as many samples as a chunk holds, and its states
-        (sample, …) by the reducers' names are all that is in memory of it.
+        A run is as many samples as a chunk holds, and its states are all that is in memory of it. Short runs are read
+        one after the other by one task, long ones by several.
         """
-        found = []
-        for _, run in itertools.groupby(self.pieces, key=lambda piece: piece.cell[0]):
+        # One in the graph, however many tasks there are.
+        one = delayed(fold, pure=False, traverse=False)
+        sizes = self._sizes()[1:]
+        parts = []
+        for runs in share_out_runs(self.pieces):
+            if len(runs) > 1:
+                parts.append(delayed(partial(_fold_runs, self.task, sizes, runs), pure=False)(one))
+                continue
             # A task has all of each of its cells.
-            cells = [list(some) for _, some in itertools.groupby(run, key=lambda piece: piece.cell)]
-            tasks = list(share_out(list(itertools.chain(*cells)))) if self.in_one_piece else cells
-            reads = [delayed(self.task.read, pure=False)(some, ()) for some in tasks]
-            found.append(delayed(_taken, pure=False)(take, self._sizes()[1:], reads))
-        return found
+            cells = [list(some) for _, some in itertools.groupby(runs[0], key=lambda piece: piece.cell)]
+            tasks = list(share_out(runs[0])) if self.in_one_piece else cells
+            reads = [_later(self.task.read, some, ()) for some in tasks]
+            parts.append(delayed(_take, pure=False)(one, sizes, reads))
+        while len(parts) > 1:
+            parts = [delayed(_join, pure=False)(one, parts[i : i + _FAN_IN]) for i in range(0, len(parts), _FAN_IN)]
+        return delayed(_finish, pure=False)(one, parts)
 
     def _sizes(self) -> tuple[int, ...]:
         """Give the sizes of the kept dims."""
@@ -184,16 +219,32 @@ def _whole_axes(reducers: Iterable[Reducer], ndim: int) -> set[int]:
     return found
 
 
-def _taken(
-    take: Callable[[dict[str, State]], Any], sizes: tuple[int, ...], reads: Sequence[Mapping[Cell, Results]]
-) -> Any:
+def _later(function: Callable[..., Any], *plain: Any) -> Any:
+    """Call a function lazily with arguments of which none is lazy: Dask need not look for that in every piece."""
+    return delayed(partial(function, *plain), pure=False)()
+
+
+def _take(fold: SampleFold, sizes: tuple[int, ...], reads: Sequence[Mapping[Cell, Results]]) -> Any:
     """Put the states of a run of samples together, and hand them on."""
-    whole: dict[str, State] = {}
-    for (first, *rest), states in (item for results in reads for item in results.items()):
-        for name, some in states.items():
-            whole.setdefault(name, np.empty((first[1] - first[0], *sizes), some.dtype))
-            whole[name][(slice(None), *(slice(*part) for part in rest))] = some
-    return take(whole)
+    parts = [(cell, states["s"]) for results in reads for cell, states in results.items()]
+    first, last = parts[0][0][0]
+    whole: State = np.empty((last - first, *sizes), parts[0][1].dtype)
+    for (_, *rest), some in parts:
+        whole[(slice(None), *(slice(*part) for part in rest))] = some
+    return fold.take(whole, slice(first, last))
+
+
+def _fold_runs(task: LayerTask, sizes: tuple[int, ...], runs: Sequence[Sequence[Piece]], fold: SampleFold) -> Any:
+    """Read runs of samples one after the other, and fold them."""
+    return fold.join([_take(fold, sizes, [task.read(run, ())]) for run in runs])
+
+
+def _join(fold: SampleFold, parts: Sequence[Any]) -> Any:
+    return fold.join(parts)
+
+
+def _finish(fold: SampleFold, parts: Sequence[Any]) -> Any:
+    return fold.finish(fold.join(parts))
 
 
 def _finished(results: Mapping[Cell, Any], shared: set[Cell]) -> dict[Cell, Any]:

@@ -11,11 +11,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fmx.analyze.batches import channel_batches, merge_along
-from fmx.analyze.class_profile import Ranking, blank_fold
+from fmx.analyze.class_fold import ClassFold, ClassParts, check_ranked, fold_of
 from fmx.analyze.course import Points, course_of
 from fmx.analyze.health import Gathered, of_layer
 from fmx.analyze.parts import Part, clean_level, noise_levels
 from fmx.analyze.rank import of_classes
+from fmx.analyze.ranking import Ranking
 from fmx.analyze.receptive import ReceptiveField
 from fmx.analyze.store_reduce import summarise
 from fmx.analyze.top_samples import labelled
@@ -137,7 +138,11 @@ class _Gathering:
         own = Part(level=asked.level)
         self.health = Gathered(store, info, own) if "health" in asked.parts else None
         ranked = "classes" in asked.parts and asked.ranking is not None
-        self.fold = blank_fold(asked.ranking, info.name) if ranked and asked.ranking else None
+        self.fold: ClassFold | None = None
+        self.scored: list[ClassParts] = []
+        if ranked and asked.ranking is not None:
+            check_ranked(store, info.name)
+            self.fold = fold_of(asked.ranking, reducer=Sums())
         self.points = asked.points if "course" in asked.parts else None
         dims = [str(dim) for dim in store.activation(info.name).dims if dim not in {"sample", "channel"}]
         self.merged: dict[str, Reducer] = {"moments": Moments(), "hist": Histogram(asked.bins)}
@@ -168,8 +173,9 @@ class _Gathering:
             states = states["own"]
         self.labels = batch.coords.to_dataset().assign_attrs(batch.attrs)
         if self.fold is not None:
-            found = Sums().finalize(np.moveaxis(states["each"]["sample"], -1, 0)).items()
-            self.fold.see(xr.Dataset({f"s.{name}": (("sample", "channel"), values) for name, values in found}))
+            own = np.moveaxis(states["each"]["sample"], -1, 0)
+            scored = self.fold.take(own, slice(self.seen, self.seen + count))
+            self.scored = [self.fold.join([*self.scored, scored])]
         for name, reducer in self.merged.items():
             state = states[name]
             if name == "top":
@@ -213,7 +219,9 @@ class _Gathering:
             found.robustness = xr.Dataset({k: ("noise", v) for k, v in told.items()}, coords={"noise": levels})
         if self.fold is not None and self.asked.ranking is not None:
             top_of = self.asked.top_of_class
-            found.classes = of_classes(self.asked.ranking, self.fold, top_of, votes=False, unique=False)
+            scores = self.fold.finish(self.fold.join(self.scored))
+            ranking, name = self.asked.ranking, self.info.name
+            found.classes = of_classes(ranking, name, scores, top_of, votes=False, unique=False)
         if self.points is not None:
             found.course = course_of(self.states["course"], self.points.axis, self.points.at)
         return found

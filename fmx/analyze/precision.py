@@ -2,77 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Highest", "among_top", "top_channels"]
 
 
+@dataclass(frozen=True)
 class Highest:
-    """The classes of the samples with the highest scores, channel by channel, from any number of batches.
+    """The classes of the samples with the highest scores, channel by channel; parts of it are joined in any order.
 
-    Parameters
+    Attributes
     ----------
-    sizes : array (label,) of int
-        Samples of each class; as many as the largest one has are kept.
+    most : int
+        As many are kept; precision takes as many as the largest class has.
+    scores : array (channel, kept)
+        Unordered; -inf stands for NaN.
+    classes : array (channel, kept) of int
+    ties : array (channel, label) of int, optional
+        Where some were left out: samples of each class that have the lowest score that is kept, those that were left
+        out included.
     """
 
-    def __init__(self, sizes: NDArray[np.int64]) -> None:
-        self.sizes = sizes
-        self._most = int(sizes.max(initial=1))
-        self._scores = np.empty((0, 0))
-        self._classes = np.empty((0, 0), np.int32)
-        # How many samples of each class have the last score that is kept, those that are not kept included.
-        self._ties = np.empty((0, 0), np.int64)
+    most: int
+    scores: NDArray[np.float64]
+    classes: NDArray[np.int32]
+    ties: NDArray[np.int32] | None = None
 
-    def take(self, scores: NDArray[np.float64], classes: NDArray[np.int64]) -> None:
-        """Take in a batch of scores (sample, channel), of samples of given classes (sample,); NaN does not count."""
+    @classmethod
+    def of(cls, scores: NDArray[np.float64], classes: NDArray[np.int64], sizes: NDArray[np.int64]) -> Highest:
+        """Take in scores (sample, channel) of samples of given classes (sample,), of which there are so many in all.
+
+        NaN does not count.
+        """
         low = np.where(np.isnan(scores), -np.inf, scores).T
         own = np.broadcast_to(classes.astype(np.int32), low.shape)
-        if not self._scores.size:
-            self._scores, self._classes = np.empty((len(low), 0)), np.empty((len(low), 0), np.int32)
-            self._ties = np.zeros((len(low), len(self.sizes)), np.int64)
-            last = np.full((len(low), 1), np.nan)
-        else:
-            last = self._scores[:, -1:]
-        every = np.concatenate([self._scores, low], axis=1)
-        labels = np.concatenate([self._classes, own], axis=1)
-        order = np.argsort(-every, axis=1, kind="stable")[:, : self._most]
-        kept = np.take_along_axis(every, order, axis=1)
-        held = self._count(self._scores, self._classes, kept[:, -1:])
-        now = self._count(every, labels, kept[:, -1:])
-        # Of the score that was last before, more samples may have been seen than were kept.
-        same = last == kept[:, -1:] if self._scores.shape[1] == self._most else np.zeros(last.shape, bool)
-        self._ties = now - held + np.where(same, self._ties, held)
-        self._scores, self._classes = kept, np.take_along_axis(labels, order, axis=1)
+        return cls(int(sizes.max(initial=1)), low, own)._cut([], len(sizes))
 
-    def precision(self) -> NDArray[np.float64]:
+    @classmethod
+    def joined(cls, parts: Sequence[Highest], sizes: NDArray[np.int64]) -> Highest:
+        """Join what was seen of the same channels; `sizes` (label,) are the samples of each class."""
+        every, classes = (np.concatenate([getattr(p, name) for p in parts], axis=1) for name in ("scores", "classes"))
+        return cls(parts[0].most, every, classes)._cut(parts, len(sizes))
+
+    def _cut(self, parts: Sequence[Highest], labels: int) -> Highest:
+        """Keep the highest of all that there are, which come from these parts."""
+        whole = next((part for part in parts if part.ties is not None), None)
+        if self.scores.shape[1] <= self.most:
+            return self if whole is None else replace(self, ties=whole.ties)
+        order = np.argpartition(-self.scores, self.most - 1, axis=1)[:, : self.most]
+        kept = np.take_along_axis(self.scores, order, axis=1)
+        last = kept.min(axis=1, keepdims=True)
+        ties = np.zeros((len(last), labels), np.int32)
+        for part in parts or [self]:
+            own = _count(part.scores, part.classes, last, labels)
+            if part.ties is not None:
+                own = np.where(part.scores.min(axis=1, keepdims=True) == last, part.ties, own)
+            ties += own
+        return Highest(self.most, kept, np.take_along_axis(self.classes, order, axis=1), ties)
+
+    def precision(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Give the share of each class among as many of the highest samples as the class has (label, channel).
 
         Of samples with equal scores at the end of the list, each counts in part: what a random order gives on average.
         """
-        found = np.full((len(self.sizes), len(self._scores)), np.nan)
-        finite = np.isfinite(self._scores).sum(axis=1)
-        for label, size in enumerate(self.sizes):
+        order = np.argsort(-self.scores, axis=1, kind="stable")
+        ordered, classes = (np.take_along_axis(each, order, axis=1) for each in (self.scores, self.classes))
+        found = np.full((len(sizes), len(ordered)), np.nan)
+        finite = np.isfinite(ordered).sum(axis=1)
+        for label, size in enumerate(sizes):
             n = np.minimum(int(size), finite)
             rows = np.flatnonzero(n)
-            n, scores, own = n[rows], self._scores[rows], self._classes[rows] == label
+            n, scores, own = n[rows], ordered[rows], classes[rows] == label
             edge = scores[np.arange(len(rows)), n - 1][:, None]
             above, equal = scores > edge, scores == edge
-            beyond = edge[:, 0] == scores[:, -1]
-            ties = np.where(beyond, self._ties[rows].sum(axis=1), equal.sum(axis=1))
-            tied = np.where(beyond, self._ties[rows, label], (equal & own).sum(axis=1))
+            ties, tied = equal.sum(axis=1), (equal & own).sum(axis=1)
+            if self.ties is not None:
+                beyond = edge[:, 0] == scores[:, -1]
+                ties = np.where(beyond, self.ties[rows].sum(axis=1), ties)
+                tied = np.where(beyond, self.ties[rows, label], tied)
             found[label, rows] = ((above & own).sum(axis=1) + tied * (n - above.sum(axis=1)) / ties) / n
         return found
 
-    def _count(
-        self, scores: NDArray[np.float64], classes: NDArray[np.int32], score: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
-        """Count the samples of each class that have a score (channel, label)."""
-        counts = np.zeros((len(scores), len(self.sizes)), np.int64)
-        rows, columns = np.nonzero(scores == score)
-        np.add.at(counts, (rows, classes[rows, columns]), 1)
-        return counts
+
+def _count(
+    scores: NDArray[np.float64], classes: NDArray[np.int32], score: NDArray[np.float64], labels: int
+) -> NDArray[np.int32]:
+    """Count the samples of each class that have a score (channel, label)."""
+    counts = np.zeros((len(scores), labels), np.int32)
+    rows, columns = np.nonzero(scores == score)
+    np.add.at(counts, (rows, classes[rows, columns]), 1)
+    return counts
 
 
 def among_top(scores: NDArray[np.float64], k: int) -> NDArray[np.bool_]:

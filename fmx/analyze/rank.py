@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fmx.analyze.class_profile import OF_CLASSES, PROFILE, Fold, Ranking, fold_layer, profile_of, settle
+from fmx.analyze.class_fold import LayerScores, SampleTops, fold_scores, fold_tops
+from fmx.analyze.class_profile import PROFILE, profile_of
 from fmx.analyze.parts import noise_levels
 from fmx.analyze.precision import top_channels
+from fmx.analyze.ranking import OF_CLASSES, Ranking, settle
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
 
@@ -97,21 +99,20 @@ def rank(
         need_classes=per == "class",
         allow_partial=allow_partial,
     )
-    found = {}
-    for info in store.select(layers):
-        fold = fold_layer(ranking, info.name, per_sample=top if per == "sample" else 0)
-        if per == "sample":
-            found[info.name] = _described(xr.concat(fold.tops, "sample").assign_attrs(fold.data.attrs), ranking)
-        elif per == "class":
-            found[info.name] = of_classes(ranking, fold, top, votes=n_each_image > 0, unique=unique)
-        else:
-            found[info.name] = _over_all(ranking, fold, top)
-    return found
+    names = [info.name for info in store.select(layers)]
+    if per == "sample":
+        tops = fold_tops(ranking, names, top)
+        return {name: _of_samples(ranking, name, found) for name, found in tops.items()}
+    seen = fold_scores(ranking, names)
+    if per == "class":
+        voted = n_each_image > 0
+        return {n: of_classes(ranking, n, scores, top, votes=voted, unique=unique) for n, scores in seen.items()}
+    return {name: _over_all(ranking, name, scores, top) for name, scores in seen.items()}
 
 
-def of_classes(ranking: Ranking, fold: Fold, top: int, *, votes: bool, unique: bool) -> xr.Dataset:
+def of_classes(ranking: Ranking, layer: str, seen: LayerScores, top: int, *, votes: bool, unique: bool) -> xr.Dataset:
     """List the top channels of each class; see `rank`."""
-    profile = profile_of(ranking, fold, top, votes=votes)
+    profile = profile_of(ranking, layer, seen, top, votes=votes)
     shown = profile["unique" if unique else "top"].values
     order = np.where(shown, -profile["place"].values, np.nan)
     best, values = top_channels(order, top)
@@ -119,17 +120,30 @@ def of_classes(ranking: Ranking, fold: Fold, top: int, *, votes: bool, unique: b
     return _listed(profile, best, ~np.isnan(values), [n for n in names if n in profile], ranking)
 
 
-def _over_all(ranking: Ranking, fold: Fold, top: int) -> xr.Dataset:
+def _of_samples(ranking: Ranking, layer: str, seen: SampleTops) -> xr.Dataset:
+    data = ranking.used.cut(ranking.store, ranking.store.layer(layer))[1]
+    dims = ("sample", "rank")
+    found = {
+        "channel": (dims, np.where(np.isnan(seen.scores), -1, data["channel"].values[seen.channels])),
+        "score": (dims, seen.scores),
+        "not_finite": (dims, seen.not_finite),
+    }
+    coords = {"sample": data["sample"], "label": data["label"], "rank": np.arange(1, seen.scores.shape[1] + 1)}
+    return _described(xr.Dataset(found, coords=coords, attrs=dict(data.attrs)), ranking)
+
+
+def _over_all(ranking: Ranking, layer: str, seen: LayerScores, top: int) -> xr.Dataset:
     with np.errstate(invalid="ignore", divide="ignore"):
-        score = fold.scores.sum(axis=0) / fold.count.sum(axis=0)
-    coords = {"channel": fold.data["channel"], "rank": np.arange(1, min(top, len(score)) + 1)}
+        score = seen.scores.sum(axis=0) / seen.count.sum(axis=0)
+    data, lost = ranking.store.layer(layer), seen.nan + seen.inf
+    coords = {"channel": data["channel"], "rank": np.arange(1, min(top, len(score)) + 1)}
     if ranking.groups is None:
         best, values = top_channels(score[None], top)
-        channel = np.where(np.isnan(values), -1, fold.data["channel"].values[best])[0]
+        channel = np.where(np.isnan(values), -1, data["channel"].values[best])[0]
         found = {"channel": ("rank", channel), "score": ("rank", values[0])}
-        found["not_finite"] = ("rank", (fold.nan + fold.inf)[best[0]])
-        return _described(xr.Dataset(found, coords={"rank": coords["rank"]}, attrs=dict(fold.data.attrs)), ranking)
-    profile = profile_of(ranking, fold, 1, votes=False)
+        found["not_finite"] = ("rank", lost[best[0]])
+        return _described(xr.Dataset(found, coords={"rank": coords["rank"]}, attrs=dict(data.attrs)), ranking)
+    profile = profile_of(ranking, layer, seen, 1, votes=False)
     means = profile["class_mean"].values
     label = np.argmax(np.where(np.isnan(means), -np.inf, means), axis=0)
     if ranking.metric in OF_CLASSES:
@@ -144,15 +158,15 @@ def _over_all(ranking: Ranking, fold: Fold, top: int) -> xr.Dataset:
     labels = np.asarray(ranking.names, dtype=object)[label[best[0]]]
     result = xr.Dataset(
         {
-            "channel": ("rank", np.where(np.isnan(values), -1, fold.data["channel"].values[best])[0]),
+            "channel": ("rank", np.where(np.isnan(values), -1, data["channel"].values[best])[0]),
             "score": ("rank", values[0]),
             "label": ("rank", labels, {"definition": "class with the largest mean"}),
             **parts,
             "chance": ("rank", profile["chance"].values[label[best[0]]], profile["chance"].attrs),
-            "not_finite": ("rank", (fold.nan + fold.inf)[best[0]]),
+            "not_finite": ("rank", lost[best[0]]),
         },
         coords={"rank": coords["rank"]},
-        attrs=dict(fold.data.attrs),
+        attrs=dict(data.attrs),
     )
     return _described(result, ranking)
 

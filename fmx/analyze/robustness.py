@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,12 +91,11 @@ def robustness(
     for info in chosen:
         if "channel" not in info.dims:
             raise FmxError(f"{info.name} has no axis channel to be compared: leave it out with --layers.")
-    wanted = {info.name: {"r": reducer} for info in chosen}
-    read = sample_folds(store, wanted, partial(_hold, reducer, top), by=("sample", "channel"))
+    fold = _PairFold(reducer, top)
+    read: dict[str, _Held] = sample_folds(store, {info.name: fold for info in chosen})
     found = {}
-    for name, parts in read.items():
-        held, data = _joined(reducer, parts), store.layer(name)
-        state = held.states
+    for name, held in read.items():
+        data, state = store.layer(name), held.states
         if per == "channel":
             channels = _described(state, reducer, levels, {"channel": data["channel"]}, data.attrs)
             found[name] = _kept(channels, nan)
@@ -146,10 +144,33 @@ class _Held:
     samples: int
 
 
-def _hold(reducer: NoisePairs, top: int, states: Mapping[str, State]) -> _Held:
-    """Merge the states (sample, channel) of a run of samples, and count the top channels that stay."""
-    own = states["r"]
-    return _Held(merge_along(reducer, own), _kept_of_top(own, _compared(top, own.shape[1])), len(own))
+@dataclass(frozen=True)
+class _PairFold:
+    """How the noise levels of samples are compared; it can be sent to another machine.
+
+    Attributes
+    ----------
+    reducer : NoisePairs
+    top : int
+        Channels whose ranks are compared.
+    """
+
+    reducer: NoisePairs
+    top: int
+
+    def take(self, states: State, _: slice) -> _Held:
+        """Merge the states of a run of samples, and count the top channels that stay."""
+        kept = _kept_of_top(states, _compared(self.top, states.shape[1]))
+        return _Held(merge_along(self.reducer, states), kept, len(states))
+
+    def join(self, parts: Sequence[_Held]) -> _Held:
+        """Put runs of samples together, in their order."""
+        states = merge_along(self.reducer, np.stack([part.states for part in parts]))
+        return _Held(states, np.sum([part.kept for part in parts], axis=0), sum(part.samples for part in parts))
+
+    def finish(self, whole: _Held) -> _Held:
+        """Give it as it is."""
+        return whole
 
 
 def _kept_of_top(states: State, k: int) -> NDArray[np.float64]:
@@ -165,12 +186,6 @@ def _kept_of_top(states: State, k: int) -> NDArray[np.float64]:
         noisy = among_top(np.where(known, states["mean_y"][..., level], np.nan), k)
         kept[level] = (clean & noisy).sum() / k
     return kept
-
-
-def _joined(reducer: NoisePairs, parts: Sequence[_Held]) -> _Held:
-    """Put runs of samples together, in their order."""
-    states = merge_along(reducer, np.stack([part.states for part in parts]))
-    return _Held(states, np.sum([part.kept for part in parts], axis=0), sum(part.samples for part in parts))
 
 
 def _lost_share(state: Any) -> NDArray[np.float64]:

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from fmx.analyze.layer_work import LayerWork
+from fmx.analyze.layer_work import LayerWork, SampleFold
 from fmx.analyze.parts import WHOLE, Part
-from fmx.reduce import Reducer, State
+from fmx.analyze.threads import compute_alone
 from fmx.store import Store
 
-__all__ = ["sample_folds"]
-
-T = TypeVar("T")
+__all__ = ["SampleFold", "sample_folds"]
 
 
-def sample_folds(
-    store: Store,
-    reducers: Mapping[str, Mapping[str, Reducer]],
-    take: Callable[[dict[str, State]], T],
-    *,
-    by: Sequence[str],
-    part: Part = WHOLE,
-) -> dict[str, list[T]]:
-    """Run reducers over layers, keeping samples apart, and see the states where they arise, in Dask's tasks.
+def sample_folds(store: Store, folds: Mapping[str, SampleFold], *, part: Part = WHOLE) -> dict[str, Any]:
+    """Run reducers over layers, keeping samples and channels apart, and fold the states where they arise.
+
+    States are there for some samples at a time and go no further than Dask's tasks; what the folds make of them is
+    joined in a tree, so that memory stays flat however many samples there are.
 
     Parameters
     ----------
     store : Store
-    reducers : mapping of str to mapping of str to Reducer
-        By layer, all of which are read together.
-    take : callable
-        Gets the states (sample, …) of a run of consecutive samples, by the reducers' names; what it returns should be
-        small.
-    by : sequence of str
-        Dims to keep apart, ``sample`` among them.
+    folds : mapping of str to SampleFold
+        By layer, all of which are read together; each says by what its layer is reduced.
     part : Part
 
     Returns
     -------
-    dict of str to list
-        By layer, what `take` returned for each run, in order.
+    dict of str to object
+        By layer, what its fold finished with.
     """
     works = {
-        name: LayerWork.of(store, name, some, by, part=part, finalize=False).folded(take)
-        for name, some in reducers.items()
+        name: LayerWork.of(store, name, {"s": fold.reducer}, ("sample", "channel"), part=part, finalize=False)
+        for name, fold in folds.items()
     }
-    return dict(zip(works, store.compute(*works.values()), strict=True))
+    return dict(
+        zip(works, compute_alone(store, [works[name].folded(fold) for name, fold in folds.items()]), strict=True)
+    )
