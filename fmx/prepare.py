@@ -52,7 +52,7 @@ class PictureOptions:
             if pixels is not None and pixels < 1:
                 raise DataError(f"{name} takes a number of pixels, not {pixels}.")
         if self.channels not in {None, 1, 3, 4}:
-            raise DataError(f"Pictures have 1, 3 or 4 channels, not {self.channels}: correct --channels.")
+            raise DataError(f"Pictures have 1, 3 or 4 channels, not {self.channels}: correct --picture-channels.")
         if self.layout is not None:
             _layout(self.layout)
         for name, values in (("--mean", self.mean), ("--std", self.std), ("--range", self.range)):

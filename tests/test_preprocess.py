@@ -297,7 +297,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("said", "sentence"),
         [
-            ({"channels": 2}, "1, 3 or 4 channels, not 2: correct --channels"),
+            ({"channels": 2}, "1, 3 or 4 channels, not 2: correct --picture-channels"),
             ({"range": [1]}, "--range takes 2 numbers, not 1"),
             ({"mean": [1, 2]}, "--mean takes 1 or 3 numbers, not 2"),
             ({"channels": 1, "std": [1, 2, 3]}, "--std takes 1 numbers, not 3"),

@@ -343,7 +343,7 @@ def test_nothing_is_left_of_a_report_that_fails(store: Store, tmp_path: Path, as
         (["-o", "page.html", "--assets"], "give it without .html"),
         (["--layers", "nope"], "nope"),
         (["--sample", "nobody"], "nobody"),
-        (["--channels", "0"], "correct --channels"),
+        (["--top", "0"], "correct --top"),
         (["--weights", "w.pth"], "name it with --model"),
     ],
 )

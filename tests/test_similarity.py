@@ -375,7 +375,7 @@ class TestErrors:
 
     def test_too_large_for_pairs(self, made, monkeypatch):
         monkeypatch.setattr("fmx.analyze.likeness.collect.MOST_SAMPLES", 10)
-        with pytest.raises(FmxError, match="--samples"):
+        with pytest.raises(FmxError, match="--subsample"):
             similarity(made[0], method="rsa")
         assert similarity(made[0], method="rsa", samples=10).attrs["samples"] == 10
 

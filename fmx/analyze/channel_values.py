@@ -56,7 +56,7 @@ def check_room(table: SampleTable) -> None:
     if size > MOST_BYTES:
         raise FmxError(
             f"One value for each sample and channel of {table.layer} takes {size / 1e9:.1f} GB: take fewer samples "
-            "(--samples)."
+            "(--subsample)."
         )
 
 

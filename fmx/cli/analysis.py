@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmx.cli import channels, quality
+from fmx.cli import channels, quality, texts
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 from fmx.cli.groups import grouped
@@ -67,7 +67,7 @@ def stats(
     from fmx.analyze import to_rows
 
     opened = results.open(store)
-    keep, wanted = opt.words(by), opt.numbers("--quantiles", quantiles)
+    keep, wanted = texts.words(by), texts.numbers("--quantiles", quantiles)
     with common.reading():
         found = compute(
             opened,
@@ -112,8 +112,8 @@ def hist(
     from fmx.analyze import hist as compute
 
     opened = results.open(store)
-    ends = opt.ends("--range", value_range, "0,10")
-    keep = opt.words(by)
+    ends = texts.ends("--range", value_range, "0,10")
+    keep = texts.words(by)
     with common.reading():
         found = compute(
             opened,
@@ -203,7 +203,7 @@ def aggregate(
     from fmx.cli.output import say
 
     opened = results.open(store)
-    axes = opt.words(over)
+    axes = texts.words(over)
     found = compute(opened, over=axes, how=how, layers=layers, nan=nan, allow_partial=results.allow_partial)
     if output is not None:
         from fmx.analyze.export import export_results
@@ -255,10 +255,10 @@ def export(
     if layers is not None:
         opened = common.open_for(store, allow_partial=allow_partial)
         with common.reading("writing"):
-            files = export_activations(opened, output, format=form, layers=layers, noise=opt.level(noise))
+            files = export_activations(opened, output, format=form, layers=layers, noise=texts.level(noise))
     else:
         opened = open_store(store)
-        names = opt.words(analysis) or tuple(saved_analyses(opened.place))
+        names = texts.words(analysis) or tuple(saved_analyses(opened.place))
         if not names:
             raise FmxError(
                 f"{store} holds no saved results: save some with --save, or write activations with --layers."

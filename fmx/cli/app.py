@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 from fmx.cli.analysis import register_analyses
 from fmx.cli.benchmark import bench
 from fmx.cli.commands import Commands
@@ -71,7 +72,9 @@ def layers(
     from fmx.cli.output import note, print_json, print_table
     from fmx.extraction import PictureOptions
 
-    shape = opt.shape(input_shape) or PictureOptions(size=size, channels=picture_channels, layout=layout).input_shape()
+    shape = (
+        texts.shape(input_shape) or PictureOptions(size=size, channels=picture_channels, layout=layout).input_shape()
+    )
     opened = load(
         model,
         weights=weights,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 
 __all__ = ["bench"]
 
@@ -41,16 +42,16 @@ def bench(
         from fmx.render.plots.save import check_format
 
         check_format(Path(plot).suffix.lower().removeprefix("."))
-    opened = load(model, weights=weights, input_shape=opt.shape(input_shape), trust=trust, operators=operators or ())
-    sizes = opt.whole_numbers("--batch-sizes", batch_sizes)
+    opened = load(model, weights=weights, input_shape=texts.shape(input_shape), trust=trust, operators=operators or ())
+    sizes = texts.whole_numbers("--batch-sizes", batch_sizes)
     with progress("timing") as update:
         rows = measure(
             opened,
             data=data,
             layers=layers,
             batch_sizes=sizes,
-            engines=opt.words(engines),
-            devices=opt.words(devices),
+            engines=texts.words(engines),
+            devices=texts.words(devices),
             rounds=rounds,
             progress=update,
         )

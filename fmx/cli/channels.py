@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fmx.cli import options as opt
 from fmx.cli import reading as common
+from fmx.cli import texts
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Scored:
     @property
     def settings(self) -> dict[str, Any]:
         """What functions that rank take."""
-        return asdict(self) | {"noise": opt.level(self.noise)}
+        return asdict(self) | {"noise": texts.level(self.noise)}
 
 
 # Labels as they are called in rows: a store's groups can't have variables of these names.
@@ -56,7 +57,7 @@ _KEYS = {"sample_id": "sample", "at_timestep": "timestep"}
 
 def rank(
     store: opt.StorePath,
-    per: Annotated[str, opt.per("all, for top channels over all samples, class, or sample")] = "all",
+    per: Annotated[str, opt.per("class or sample; all: the top channels over all samples")] = "all",
     metric: Metric = "max",
     top: Annotated[int, opt.top("channels listed")] = 10,
     layers: opt.Layers = "all",
@@ -130,13 +131,13 @@ def top_samples(
             layers=layers,
             per_class=per_class,
             weakest=weakest,
-            noise=opt.level(noise),
+            noise=texts.level(noise),
             fields=fields,
             allow_partial=results.allow_partial,
         )
     settings = {"analysis": "top-samples", "k": k, "per_class": per_class, "weakest": weakest}
     results.keep(opened, found, settings)
-    wanted = opt.channels("--channels", channels)
+    wanted = texts.channels("--channels", channels)
     _check_channels(wanted or (), found)
     rows = [row for row in to_rows(found) if row["sample_number"] >= 0]
     rows = [row for row in rows if wanted is None or row["channel"] in wanted]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fmx.cli import chosen
+from fmx.cli import chosen, texts
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 
@@ -40,8 +40,8 @@ def decompose(
         found = compute(
             opened,
             method=method,
-            layers=opt.words(layers),
-            noise=opt.level(noise),
+            layers=texts.words(layers),
+            noise=texts.level(noise),
             components=components,
             clip=clip,
             points=points,
@@ -108,13 +108,15 @@ def information(
     store: opt.StorePath,
     about: Annotated[
         str,
-        opt.option(opt.WHAT, "label, or of the picture: brightness, contrast, red, green, blue.", metavar="WHAT"),
+        opt.option(
+            opt.WHAT, "About: label, or of the picture, brightness, contrast, red, green, blue.", metavar="WHAT"
+        ),
     ] = "label",
     layers: opt.Layers = "all",
     noise: opt.Levels = None,
     of: Annotated[
         str,
-        opt.option(opt.WHAT, "channel, or component: projections on principal components.", metavar="WHAT"),
+        opt.option(opt.WHAT, "Of what: channel, or component, projections on principal components.", metavar="WHAT"),
     ] = "channel",
     summary: Annotated[
         str, opt.option(opt.HOW, "A channel's value for a sample: mean or max over its positions.", metavar="HOW")
@@ -138,14 +140,14 @@ def information(
     from fmx.analyze import to_rows
     from fmx.analyze.information import information as compute
 
-    opt.one_of("--per", per, ("layer", "channel"))
+    texts.one_of("--per", per, ("layer", "channel"))
     opened = results.open(store)
     with common.reading():
         found = compute(
             opened,
             about=about,
-            layers=opt.words(layers),
-            noise=opt.levels(noise),
+            layers=texts.words(layers),
+            noise=texts.levels(noise),
             of=of,
             summary=summary,
             estimator=estimator,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmx.cli.options import whole_numbers
+from fmx.cli import texts
 from fmx.cli.picking import place_parts
 from fmx.errors import FmxError, near_matches
 from fmx.render import Film, Frame, PictureFolder, grid_frames, overlay_frame, save_values, write_video
@@ -178,7 +178,7 @@ def layers_with_maps(store: Store, layers: str) -> list[str]:
 
 def channel_choice(text: str) -> str | list[int]:
     """Read what is taken of the channels: mean, max, or numbers."""
-    return text if text in {"mean", "max"} else whole_numbers("--channels", text)
+    return text if text in {"mean", "max"} else texts.whole_numbers("--channels", text)
 
 
 def _styled(look: Mapping[str, Any]) -> list[str]:

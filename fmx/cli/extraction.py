@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 from fmx.cli.groups import grouped
 from fmx.cli.opening import Opening
 
@@ -64,7 +65,12 @@ def extract(
         ),
     ] = "0",
     perturb: Annotated[
-        str, opt.option(_NOISE, "gaussian, salt-and-pepper, blur, jpeg, brightness, contrast or patch.", metavar="KIND")
+        str,
+        opt.option(
+            _NOISE,
+            "Kind of noise: gaussian, salt-and-pepper, blur, jpeg, brightness, contrast or patch.",
+            metavar="KIND",
+        ),
     ] = "gaussian",
     noise_space: Annotated[
         str | None, opt.option(_NOISE, "Where Gaussian noise is added: pixel, or the model's input.", metavar="WHERE")
@@ -149,7 +155,7 @@ def extract(
         stride=stride,
         clips=clips,
         on_error=on_error,
-        noise=opt.numbers("--noise", noise) or [],
+        noise=texts.numbers("--noise", noise) or [],
         perturb=perturb,
         noise_space=noise_space,
         seed=seed,
@@ -157,7 +163,7 @@ def extract(
         device=device,
         engine=engine,
         precision=precision,
-        memory=opt.memory(memory),
+        memory=texts.memory(memory),
         workers=workers,
         scheduler=scheduler,
         outputs=keep_outputs,
@@ -165,12 +171,12 @@ def extract(
         space=space,
         dtype=dtype,
         codec=codec,
-        reduce=opt.words(reduce),
+        reduce=texts.words(reduce),
         overwrite=overwrite,
         resume=resume,
         append=append,
         repair=repair,
-        meta=opt.pairs("--meta", meta or ()),
+        meta=texts.pairs("--meta", meta or ()),
     )
     settled = settle(request)
     for text in settled.notes:

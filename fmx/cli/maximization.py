@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 from fmx.cli.groups import Target, grouped
 from fmx.cli.opening import Loading
 from fmx.errors import FmxError
@@ -140,7 +141,7 @@ def maximize(
     prepare, assumed = _preprocess(opened, loading.pictures)
     if assumed:
         note(assumed)
-    layer = opt.one_layer(opened, layer)
+    layer = texts.one_layer(opened, layer)
     wanted, chosen = _wanted(layer, channels, classes, objective, diversity, pictures, opened.layers)
     if film is not None:
         check_film(film, len(targets_of(wanted, chosen, opened.layers, pictures)), overwrite=target.overwrite)
@@ -200,13 +201,13 @@ def _wanted(
 
     if channels is not None and layer is None:
         raise FmxError("--channels belong to a layer: add --layer NAME (fmx layers MODEL lists them).")
-    chosen = opt.channels("--channels", channels)
+    chosen = texts.channels("--channels", channels)
     if layer is not None and not (logits or objectives or diversity):
         return layer, "all" if chosen is None else chosen
     if logits == "all":
         raise FmxError("--logits takes numbers and ranges such as 281,285 or 0-9, not 'all'.")
     made = [] if layer is None else [target.objective for target in targets_of(layer, chosen, layers)]
-    made += [logit(index) for index in opt.channels("--logits", logits) or ()]
+    made += [logit(index) for index in texts.channels("--logits", logits) or ()]
     made += [parse_objective(text) for text in objectives or ()]
     if not made:
         raise FmxError("Say what to maximize: --layer NAME with --channels, --logits, or --objective.")
@@ -221,7 +222,7 @@ def _transforms(wanted: bool, jitter: int | None, zoom: str | None, rotate: floa
     from fmx.maximize import Transforms
 
     usual = Transforms()
-    ends = opt.ends("--zoom", zoom, "0.9,1.1")
+    ends = texts.ends("--zoom", zoom, "0.9,1.1")
     if ends is not None and not 0 < ends[0] <= ends[1]:
         raise FmxError(f"--zoom takes the least and the largest scale, such as 0.9,1.1, not '{zoom}'.")
     if jitter is None and ends is None and rotate is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 from fmx.cli.groups import Target, grouped
 from fmx.errors import FmxError, LayerError, near_matches
 
@@ -88,7 +89,7 @@ def _chosen(found: dict[str, xr.Dataset], layer: str | None, channels: str | Non
     LayerError
         It is not there.
     """
-    wanted = opt.channels("--channels", channels)
+    wanted = texts.channels("--channels", channels)
     if wanted is not None and layer is None and len(found) > 1:
         raise FmxError(f"--channels belong to a layer: add --layer, one of {', '.join(found)}.")
     if layer is not None and layer not in found:

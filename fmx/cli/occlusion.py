@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 from fmx.cli.arrays import Arrays, check_array_file, write_arrays
 from fmx.cli.groups import Target, grouped
 from fmx.cli.opening import Opening, PictureData, Together
@@ -48,7 +49,7 @@ def occlude(
         str,
         opt.option(
             _PATCH,
-            "zero (in the model's input: the mean colour), grey, mean (of the picture), or blur.",
+            "Fill: zero (in the model's input: the mean colour), grey, mean (of the picture), or blur.",
             metavar="COLOUR",
         ),
     ] = "zero",
@@ -70,7 +71,7 @@ def occlude(
     from fmx.project.occlusion import occlude_pictures
 
     check_array_file(arrays, overwrite=target.overwrite)
-    known = opt.class_names(class_names)
+    known = texts.class_names(class_names)
     read = opening.open(opening.load(model), pictures)
     with target.folder(model) as folder:
         with progress("occluding") as update:
@@ -79,9 +80,9 @@ def occlude(
                 patch=patch,
                 stride=stride,
                 fill=fill,
-                classes=opt.numbered("--class", classes),
+                classes=texts.numbered("--class", classes),
                 layers=layers or (),
-                channels=opt.numbered("--channels", channels),
+                channels=texts.numbered("--channels", channels),
                 scores=scores,
                 batch_size=running.batch_size,
                 device=running.device,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 
 if TYPE_CHECKING:
     from fmx.adapter import Model
@@ -60,7 +61,14 @@ class Loading:
     @property
     def pictures(self) -> PictureOptions:
         """What was said about preparing pictures."""
-        return opt.pictures(None, None, self.mean, self.std, self.value_range, None, self.layout)
+        from fmx.extraction import PictureOptions
+
+        return PictureOptions(
+            mean=texts.numbers("--mean", self.mean),
+            std=texts.numbers("--std", self.std),
+            range=texts.numbers("--range", self.value_range),
+            layout=self.layout,
+        )
 
     @property
     def ways(self) -> dict[str, Any]:
@@ -70,7 +78,7 @@ class Loading:
             "allow_partial": self.allow_partial,
             "trust": self.trust,
             "operators": tuple(self.operators or ()),
-            "input_shape": opt.shape(self.input_shape),
+            "input_shape": texts.shape(self.input_shape),
         }
 
     def load(self, model: str) -> Model:
@@ -92,7 +100,7 @@ class Opening(Loading):
     @property
     def pictures(self) -> PictureOptions:
         """What was said about preparing pictures."""
-        return opt.pictures(self.size, self.crop, self.mean, self.std, self.value_range, None, self.layout)
+        return replace(super().pictures, size=self.size, crop=self.crop)
 
     def open(self, model: Model, pictures: str) -> Pictures:
         """Open pictures for a model."""

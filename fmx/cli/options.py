@@ -7,57 +7,9 @@ to the first colon or comma; what follows may be a command's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-from fmx.cli.texts import (
-    channels,
-    class_names,
-    ends,
-    level,
-    levels,
-    memory,
-    numbered,
-    numbers,
-    one_layer,
-    one_name,
-    one_number,
-    one_of,
-    one_sample,
-    pairs,
-    samples,
-    shape,
-    whole_numbers,
-    words,
-)
-
-if TYPE_CHECKING:
-    from fmx.extraction import PictureOptions
-
-__all__ = [
-    "Stopped",
-    "channels",
-    "class_names",
-    "ends",
-    "level",
-    "levels",
-    "memory",
-    "numbered",
-    "numbers",
-    "one_layer",
-    "one_name",
-    "one_number",
-    "one_of",
-    "one_sample",
-    "option",
-    "pairs",
-    "pictures",
-    "samples",
-    "shape",
-    "whole_numbers",
-    "words",
-]
 
 WHAT, HOW, MODEL, RUN, OUT = "What", "How", "Model and pictures", "Running", "Output"
 
@@ -131,7 +83,13 @@ Channels = Annotated[str | None, channel(", or all.")]
 Samples = Annotated[str, sample()]
 Sample = Annotated[
     str,
-    option(WHAT, "Sample whose maps are drawn: its id, the end of it, or a position.", "--sample", "--samples"),
+    option(
+        WHAT,
+        "Sample: the one whose maps are drawn, by its id, the end of it, or a position.",
+        "--sample",
+        "--samples",
+        metavar="SAMPLE",
+    ),
 ]
 Levels = Annotated[str | None, noise(", or all (default: the first).")]
 AllLevels = Annotated[str, noise(", or all that are there.")]
@@ -208,14 +166,16 @@ def model_of_store(text: str) -> Any:
 
 _ENGINE = "auto, the fastest that agrees with the reference; eager, the reference; or a name"
 _DEVICE = "Device: cpu, cuda, cuda:1 or mps"
-_BATCH = "Samples that the model runs at once"
+_BATCH = "Samples that are taken at once"
 Engine = Annotated[str, option(RUN, f"Engine: {_ENGINE}.", "--engine", "--engines", metavar="ENGINE")]
 Engines = Annotated[
     str, option(RUN, f"Engines: {_ENGINE}; separated by commas.", "--engines", "--engine", metavar="ENGINES")
 ]
 Device = Annotated[
     str,
-    option(RUN, f"{_DEVICE}; for ONNX also tensorrt, rocm, coreml, …", "--device", "--devices", metavar="DEVICE"),
+    option(
+        RUN, f"{_DEVICE}; for ONNX also tensorrt, rocm, coreml and more.", "--device", "--devices", metavar="DEVICE"
+    ),
 ]
 TorchDevice = Annotated[str, option(RUN, f"{_DEVICE}.", "--device", "--devices", metavar="DEVICE")]
 Devices = Annotated[
@@ -343,26 +303,3 @@ def scale(text: str) -> Any:
 def colormap(more: str = "") -> Any:
     """Declare the option that takes a colormap."""
     return option(OUT, f"Any matplotlib colormap{more}.", "--cmap", metavar="NAME")
-
-
-def pictures(
-    size: int | None,
-    crop: int | None,
-    mean: str | None,
-    std: str | None,
-    value_range: str | None,
-    channels: int | None,
-    layout: str | None,
-) -> PictureOptions:
-    """Gather what was said about preparing pictures."""
-    from fmx.extraction import PictureOptions
-
-    return PictureOptions(
-        size=size,
-        crop=crop,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
-        range=numbers("--range", value_range),
-        channels=channels,
-        layout=layout,
-    )

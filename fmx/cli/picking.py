@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 from fmx.cli.groups import Target
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Which:
 
         layers = [info.name for info in store.select(self.layer)]
         return Places(
-            store, layers, opt.samples(store, self.sample), noises(store, self.noise), timesteps(store, self.timestep)
+            store, layers, texts.samples(store, self.sample), noises(store, self.noise), timesteps(store, self.timestep)
         )
 
 
@@ -60,7 +61,7 @@ class Channels:
     @property
     def look(self) -> dict[str, Any]:
         """What functions that draw take."""
-        return {"channels": opt.channels("--channels", self.channels), "order": self.order}
+        return {"channels": texts.channels("--channels", self.channels), "order": self.order}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Colours:
     equalise: Annotated[
         str,
         opt.option(
-            opt.HOW, "none; histogram, all colours as often; or clahe, contrast within each map.", metavar="HOW"
+            opt.HOW,
+            "Equalisation: none; histogram, all colours as often; or clahe, contrast within each map.",
+            metavar="HOW",
         ),
     ] = "none"
     gamma: Annotated[
@@ -94,7 +97,7 @@ class Colours:
         """What is done to values."""
         from fmx.render.tone import Tone
 
-        ends = opt.ends("--percentiles", self.percentiles, "1,99")
+        ends = texts.ends("--percentiles", self.percentiles, "1,99")
         return Tone(ends, self.symmetric, self.equalise, self.gamma)  # type: ignore[arg-type]  # see there
 
     @property
@@ -117,21 +120,21 @@ def noises(store: Store, text: str) -> list[float]:
     """Read noise levels; whether the store has them is checked where they are read."""
     if text == "all":
         return [float(v) for v in store.tree.to_dataset()["noise"].values]
-    return opt.numbers("--noise", text) or [0.0]
+    return texts.numbers("--noise", text) or [0.0]
 
 
 def timesteps(store: Store, text: str) -> list[int]:
     """Read timesteps."""
     if text == "all":
         return list(range(store.frames))
-    return opt.whole_numbers("--timestep", text)
+    return texts.whole_numbers("--timestep", text)
 
 
 def channel_list(text: str) -> list[int | str]:
     """Read channels: numbers, mean and max."""
     found: list[int | str] = []
-    for part in opt.words(text):
-        found += [part] if part in {"mean", "max"} else opt.whole_numbers("--channels", part)
+    for part in texts.words(text):
+        found += [part] if part in {"mean", "max"} else texts.whole_numbers("--channels", part)
     return found
 
 
@@ -139,7 +142,7 @@ def filmed_channels(text: str | None, *, each: bool) -> dict[str, Any]:
     """Read the channels of a film: those that it goes through or shows in a grid, or what is taken of all."""
     from fmx.cli.draw import channel_choice
 
-    return {"channels": opt.channels("--channels", text)} if each else {"channel": channel_choice(text or "mean")}
+    return {"channels": texts.channels("--channels", text)} if each else {"channel": channel_choice(text or "mean")}
 
 
 def folder(store: Store, target: Target) -> PictureFolder:

@@ -9,6 +9,7 @@ import typer
 from fmx.cli import options as opt
 from fmx.cli import picking as pick
 from fmx.cli import reading as common
+from fmx.cli import texts
 from fmx.cli.groups import Target, grouped
 from fmx.errors import FmxError, near_matches
 
@@ -57,7 +58,7 @@ def plots(
         str | None,
         opt.option(
             opt.WHAT,
-            "Labels that are kept apart in distributions: noise (default), label, or timestep; or whole.",
+            "Labels that are kept apart: in distributions, noise (default), label, or timestep; or whole.",
             metavar="LABEL",
         ),
     ] = None,
@@ -87,19 +88,19 @@ def plots(
     from fmx.render.plots.page import check_width
     from fmx.render.plots.save import check_format, save_figure
 
-    names = opt.words(wanted)
+    names = texts.words(wanted)
     for one in names:
         if one not in KINDS:
             raise FmxError(f"There is no plot {one}: {near_matches(one, KINDS, most=len(KINDS))}")
-    forms = [check_format(one.lower().removeprefix(".")) for one in opt.words(form)]
+    forms = [check_format(one.lower().removeprefix(".")) for one in texts.words(form)]
     check_width(width)
     opened = common.open_for(store, allow_partial=allow_partial)
     asked = Wanted(
         opened,
         layers=layers,
         by=by,
-        channels=tuple(opt.channels("--channels", channels) or ()),
-        noise=opt.level(noise),
+        channels=tuple(texts.channels("--channels", channels) or ()),
+        noise=texts.level(noise),
         other=None if other is None else common.open_for(other, allow_partial=allow_partial),
         width=width,
         allow_partial=allow_partial,
@@ -107,7 +108,7 @@ def plots(
     _ = asked.level  # refuses levels that the store has not
     skipped: list[str] = []
     with pick.folder(opened, target) as folder:
-        drawn = from_saved(asked, opt.words(saved), names) if saved else computed(asked, names, skipped.append)
+        drawn = from_saved(asked, texts.words(saved), names) if saved else computed(asked, names, skipped.append)
         count = 0
         for figure, labels in drawn:
             for one in forms or ["png"]:

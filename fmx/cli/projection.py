@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmx.cli import options as opt
+from fmx.cli import texts
 from fmx.cli.arrays import Arrays, array_file, check_array_file
 from fmx.cli.groups import Target, grouped
 from fmx.cli.opening import Backward, Opening, PictureData
@@ -113,7 +114,7 @@ def deconv(
         raise FmxError("--information is about whole pictures, and --top crops them: leave one of them out.")
     opened = opening.load(model)
     stored = None if store is None else open_store(store)
-    wanted = opt.channels("--channels", channels)
+    wanted = texts.channels("--channels", channels)
     chosen = {"maps": _amount("--maps", maps), "activations": _amount("--activations", activations)}
     if top is not None:
         if stored is None:
@@ -236,14 +237,14 @@ def attribute(
         raise FmxError("Classes and channels are attributed apart: leave --class or --layer out.")
     opened = opening.load(model)
     place = None if neuron is None else _integers("--neuron", neuron)
-    layer = opt.one_layer(opened, layer)
-    picked = "auto" if classes in {None, "auto"} else opt.whole_numbers("--class", str(classes))
-    wanted = Wanted(layer, opt.channels("--channels", channels), place, how, picked)
+    layer = texts.one_layer(opened, layer)
+    picked = "auto" if classes in {None, "auto"} else texts.whole_numbers("--class", str(classes))
+    wanted = Wanted(layer, texts.channels("--channels", channels), place, how, picked)
     if layer is not None and channels is None and "cam" not in method:
         check_number(opened, layer)
     read = opening.open(opened, pictures)
     say_notes(read)
-    settings: dict[str, Any] = {"maps_of": opt.one_layer(opened, maps_of)}
+    settings: dict[str, Any] = {"maps_of": texts.one_layer(opened, maps_of)}
     settings |= {"cloud": Cloud(copies, sigma, seed), "path": Path(steps, baseline)}
     network = Attribution(read, method, wanted, **settings, **running.ways)
     if method in {"guided", "deconvnet"}:
@@ -276,13 +277,13 @@ def _film(text: str) -> str:
     from fmx.render.video import VIDEO_SUFFIXES
 
     known = [suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES]
-    opt.one_of("--film", text.lower().removeprefix("."), known)
+    texts.one_of("--film", text.lower().removeprefix("."), known)
     return text.lower().removeprefix(".")
 
 
 def _integers(option: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in opt.words(text)]
+        return [int(part) for part in texts.words(text)]
     except ValueError:
         raise FmxError(f"{option} takes whole numbers separated by commas, not '{text}'.") from None
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fmx.cli import options as opt
 from fmx.cli import reading as common
+from fmx.cli import texts
 
 __all__ = ["health", "robustness", "temporal"]
 
@@ -77,7 +78,7 @@ def temporal(
             layers=layers,
             per=per,
             lags=lags,
-            noise=opt.level(noise),
+            noise=texts.level(noise),
             nan=nan,
             allow_partial=results.allow_partial,
         )
@@ -118,7 +119,7 @@ def health(
 
     opened = results.open(store)
     with common.reading():
-        level = opt.level(noise)
+        level = texts.level(noise)
         found = compute(opened, layers=layers, per=per, noise=level, allow_partial=results.allow_partial)
     results.keep(opened, found, {"analysis": "health", "per": per})
     rows = to_rows(found)

@@ -9,6 +9,7 @@ import typer
 
 from fmx.cli import options as opt
 from fmx.cli import picking as pick
+from fmx.cli import texts
 from fmx.cli.commands import Commands
 from fmx.cli.groups import Target, grouped
 from fmx.errors import FmxError
@@ -57,7 +58,7 @@ def frames(
     channels: pick.Channels,
     top: Annotated[int | None, opt.top("channels that come first in the --order (default: all)")] = None,
     size: Annotated[str | None, opt.picture_size(", or WIDTHxHEIGHT")] = None,
-    scale: Annotated[int | None, opt.scale("leave --size out")] = None,
+    scale: Annotated[int | None, opt.scale("where --size is not given")] = None,
     normalisation: pick.Normalisation = "filter",
     colours: pick.Colours,
     values: Annotated[
@@ -105,7 +106,7 @@ def overlay(
     order: Annotated[str, opt.order("; --top takes the first")] = "max",
     style: Annotated[
         str,
-        opt.option(opt.HOW, "heat, colours; or mask, contour or crop where the map is high.", metavar="STYLE"),
+        opt.option(opt.HOW, "Style: heat, colours; or mask, contour or crop where the map is high.", metavar="STYLE"),
     ] = "heat",
     threshold: Annotated[
         float | None,
@@ -122,19 +123,19 @@ def overlay(
     timestep: opt.Timestep = "0",
     target: Target,
 ) -> None:
-    """Lay heat maps over the input: layers on one picture, --top channels on one, or --channel on many pictures."""
+    """Lay heat maps over the input: layers on one picture, --top channels on one, or --channels on many pictures."""
     from fmx.cli.draw import draw_channel_overlays, draw_overlay, draw_sample_overlays
     from fmx.store import open_store
 
     opened = open_store(store)
-    names = opt.samples(opened, sample)
+    names = texts.samples(opened, sample)
     if top is not None and (channel is not None or len(names) > 1):
         raise FmxError("--top draws the highest channels of one sample: leave out --channels, and give one --sample.")
     look = {"alpha": alpha, "threshold": threshold, "style": style, "cmap": cmap}
-    place = {"noise": opt.level(noise), "timestep": opt.one_number("--timestep", timestep)}
+    place = {"noise": texts.level(noise), "timestep": texts.one_number("--timestep", timestep)}
     with pick.folder(opened, target) as made:
         if top is not None:
-            settings = {"order": order, "top": top, "classes": opt.class_names(class_names), **place, **look}
+            settings = {"order": order, "top": top, "classes": texts.class_names(class_names), **place, **look}
             paths = list(draw_channel_overlays(opened, layer, names[0], made, settings))
         elif len(names) > 1:
             settings = {"shared": one_range, **place, **look}
@@ -165,7 +166,7 @@ def video(
     ] = None,
     order: Annotated[str, opt.order()] = "index",
     view: Annotated[
-        str, opt.option(opt.HOW, "map, overlay (on the input), or grid of 64 channels.", metavar="VIEW")
+        str, opt.option(opt.HOW, "View: map, overlay (on the input), or grid of 64 channels.", metavar="VIEW")
     ] = "map",
     beside: Annotated[bool, opt.option(opt.OUT, "Show the input beside it.", "--beside/--no-beside")] = True,
     noise: opt.Level = "0",
@@ -197,9 +198,9 @@ def video(
     several = along not in {"channel", "timestep", "noise"}
     look: dict[str, Any] = {
         "over": along,
-        "samples": opt.samples(opened, sample or ("all" if several else "0")),
-        "noise": opt.level(noise),
-        "timestep": opt.one_number("--timestep", timestep),
+        "samples": texts.samples(opened, sample or ("all" if several else "0")),
+        "noise": texts.level(noise),
+        "timestep": texts.one_number("--timestep", timestep),
         **pick.filmed_channels(channel, each=along == "channel" or view == "grid"),
         "order": order,
         "view": view,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fmx.cli import options as opt
 from fmx.cli import reading as common
+from fmx.cli import texts
 from fmx.errors import FmxError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def report(
         target,
         layers=layers,
         model=None if model is None else _load(model, opened, weights, trust, operators),
-        sample=opt.one_sample(opened, sample),
+        sample=texts.one_sample(opened, sample),
         channels=top,
         features=features,
         seconds=seconds,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmx.cli import chosen
+from fmx.cli import chosen, texts
 from fmx.cli import options as opt
 from fmx.cli import reading as common
 from fmx.cli.decomposition import decompose, information
@@ -64,7 +64,7 @@ def compare(
     from fmx.analyze import to_rows
     from fmx.analyze.compare import compare as compute
 
-    opt.one_of("--per", per, ("layer", "channel"))
+    texts.one_of("--per", per, ("layer", "channel"))
     if positions and results.save is None:
         raise FmxError("--positions are kept in the store: give them a name with --save NAME.")
     first, second = results.open(store), results.open(other)
@@ -72,9 +72,9 @@ def compare(
         found = compute(
             first,
             second,
-            layers=opt.words(layers),
-            mapping=opt.pairs("--map", pair or ()),
-            noise=opt.levels(noise),
+            layers=texts.words(layers),
+            mapping=texts.pairs("--map", pair or ()),
+            noise=texts.levels(noise),
             space=space,
             maps=positions,
             nan=nan,
@@ -165,7 +165,7 @@ def similarity(
         str, opt.option(opt.HOW, "Comparison of rsa: spearman, pearson, cosine or kendall.", metavar="NAME")
     ] = "spearman",
     batch_size: Annotated[
-        int, opt.option(opt.RUN, "Samples that are taken at once with --estimator minibatch.", metavar="N")
+        int, opt.option(opt.RUN, "Samples that are taken at once, with --estimator minibatch.", metavar="N")
     ] = 256,
     landmarks: Annotated[
         int, opt.option(opt.HOW, "Samples that stand for all with --estimator nystrom.", metavar="N")
@@ -188,9 +188,9 @@ def similarity(
         found = compute(
             first,
             second,
-            layers=opt.words(layers),
-            other_layers=None if other_layers is None else opt.words(other_layers),
-            noise=opt.levels(noise),
+            layers=texts.words(layers),
+            other_layers=None if other_layers is None else texts.words(other_layers),
+            noise=texts.levels(noise),
             method=method,
             estimator=estimator,
             space=space,

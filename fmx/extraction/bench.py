@@ -81,7 +81,7 @@ def bench(
         extractions, ``bottleneck``: what the rest waited for.
     """
     if min(batch_sizes, default=0) < 1 or rounds < 1:
-        raise DataError("A benchmark needs at least one round of one sample: correct --batch-size or --rounds.")
+        raise DataError("A benchmark needs at least one round of one sample: correct --batch-sizes or --rounds.")
     if len(model.inputs) != 1:
         raise ModelError(f"{model.source} takes {len(model.inputs)} inputs: only models of one input can be timed.")
     chosen = choose_layers(model, layers)

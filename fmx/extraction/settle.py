@@ -334,7 +334,7 @@ def _notes(model: Model, preprocess: Preprocess | None) -> list[str]:
     if preprocess is not None and preprocess.source == "assumed":
         notes.append(
             f"The model does not say how its pictures are prepared; assumed: {preprocess.describe()} "
-            "(change it with --size, --crop, --mean, --std, --range, --channels, --layout)"
+            "(change it with --size, --crop, --mean, --std, --range, --picture-channels, --layout)"
         )
     elif assumed:
         notes.append(f"The model does not say what it takes; assumed: {assumed} (change it with --input-shape)")

@@ -60,7 +60,7 @@ class PageSettings:
         FmxError
         """
         if self.channels is not None and self.channels < 1:
-            raise FmxError(f"At least one channel of each layer is shown, not {self.channels}: correct --channels.")
+            raise FmxError(f"At least one channel of each layer is shown, not {self.channels}: correct --top.")
         if self.features < 1:
             raise FmxError(f"At least one channel is projected and maximized, not {self.features}: correct --features.")
         self.sample_id(store)
@@ -104,6 +104,7 @@ class Page:
     classes: Any = None
     classes_told: str = ""
     robustness: Any = None
+    flipped: str = ""
     course_axis: str = ""
     course_told: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -194,6 +195,7 @@ def render_page(page: Page, *, embedded: bool) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value: charts.number(float(value)) if np.isfinite(value) else "–"
+    environment.filters["figures"] = lambda value: charts.figures(float(value)) if np.isfinite(value) else "–"
     environment.filters["percent"] = lambda value: f"{100 * value:.0f} %" if np.isfinite(value) else "–"
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -286,7 +288,9 @@ def _matrices(found: Findings, page: Page) -> None:
     if noisy:
         levels = [f"{v:g}" for v in noisy[0][1]["noise"].values]
         values = np.stack([one["cosine"].values for _, one in noisy])
-        page.robustness = charts.matrix([part.name for part, _ in noisy], levels, values, square=False)
+        names = [part.name for part, _ in noisy]
+        page.robustness = charts.matrix(names, levels, values, square=False, axis="noise level")
+        page.flipped = ", ".join(f"{100 * share:.0f} % at {level:g}" for level, share in sorted(found.flipped.items()))
 
 
 def _best(classes: Any, score: str) -> NDArray[np.float64]:

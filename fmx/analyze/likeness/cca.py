@@ -175,5 +175,5 @@ def _check_fits(table: SampleTable, column: Column, samples: int) -> None:
     if samples * column.width * table.result_type.itemsize > 2 * BLOCK_BYTES:
         raise FmxError(
             f"{table.layer} has too many positions for PWCCA of {samples} samples: take the channels' means "
-            "(--space mean), or fewer samples (--samples)."
+            "(--space mean), or fewer samples (--subsample)."
         )

@@ -113,7 +113,7 @@ def collect(
         size = gram_bytes(total, len(tables)) / 1e9
         raise FmxError(
             f"Matrices of all pairs of {total} samples for {len(tables)} layers take {size:.1f} GB: take fewer samples "
-            "(--samples) or layers (--layers), or CKA by minibatches or landmarks (--estimator minibatch or nystrom)."
+            "(--subsample) or layers (--layers), or CKA by minibatches or landmarks (--estimator minibatch or nystrom)."
         )
     tasks = [GramTask(table, skip == "features", raw, multiply) for table in tables]
     grams = list(compute_alone(store, lazy_grams(tasks)))

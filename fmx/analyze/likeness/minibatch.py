@@ -182,7 +182,7 @@ def minibatch_cka(
     total = len(tables[0].rows)
     check_least(total, LEAST, "CKA by minibatches")
     if batch < LEAST:
-        raise FmxError(f"A minibatch takes at least {LEAST} samples, not {batch}: raise --batch.")
+        raise FmxError(f"A minibatch takes at least {LEAST} samples, not {batch}: raise --batch-size.")
     widths = None if how.width is None else _widths(store, tables, how.width, how.seed, how.keep)
     task = GroupTask(tables, widths, how.keep)
     lazy = [delayed(task.run, pure=False)(rows, batches) for rows, batches in draw_groups(tables, batch, how.seed)]

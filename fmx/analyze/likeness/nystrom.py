@@ -129,7 +129,7 @@ def nystrom_cka(
     if size > MOST_GRAM_BYTES:
         raise FmxError(
             f"The kernels of {total} samples with {len(chosen)} landmarks take {size / 1e9:.1f} GB for {len(tables)} "
-            "layers: take fewer landmarks (--landmarks), samples (--samples) or layers (--layers)."
+            "layers: take fewer landmarks (--landmarks), samples (--subsample) or layers (--layers)."
         )
     strips: list[Strip] = list(compute_alone(store, lazy_grams([StripTask(table, chosen) for table in tables])))
     kept = np.ones(total, bool)
