@@ -14,13 +14,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import xarray as xr
 from small_stores import write_store
 from typer.testing import CliRunner
 
 from fmx.analyze import health, robustness, stats, top_samples
 from fmx.cli.app import app
 from fmx.errors import FmxError
-from fmx.report import gather, write_report
+from fmx.report import charts, gather, write_report
 from fmx.report.album import Album
 from fmx.report.facts import store_facts
 from fmx.report.page import PageSettings, page_of, render_page
@@ -108,6 +109,27 @@ def test_noise_is_told_as_by_robustness(store: Store) -> None:
         assert layer.robustness is not None
         for name in ("sqnr", "cosine", "correlation", "relative_l2"):
             np.testing.assert_allclose(layer.robustness[name], wanted[layer.info.name][name], rtol=1e-9)
+
+
+def test_predictions_that_noise_changes_are_told(store: Store) -> None:
+    scores = np.zeros((8, 2, 1, 3))
+    scores[:, 0, 0, 1] = scores[:6, 1, 0, 1] = scores[6:, 1, 0, 2] = 1.0
+    labels = {"sample": store.samples, "noise": [0.0, 0.3], "timestep": [0]}
+    array = xr.DataArray(scores, dims=("sample", "noise", "timestep", "channel"), coords=labels)
+    store.tree["outputs"] = xr.DataTree(xr.Dataset({"output": array.chunk()}))
+    assert "Of the predictions, 25 % at 0.3 are another than without noise." in shown(store)
+
+
+def test_figures_are_as_many_in_each_row() -> None:
+    written = [charts.figures(v) for v in (0.13, 0.0519999, 6.0, 12.0, 123.4, 1234.5, 0.0, -0.5, 1e-9, 2.5e7)]
+    assert written == ["0.130", "0.0520", "6.00", "12.0", "123", "1234", "0", "-0.500", "1e-09", "2.5e+07"]
+
+
+def test_names_of_columns_stand_upright_where_there_is_room() -> None:
+    values = np.ones((2, 3))
+    short = charts.matrix(["a", "b"], ["0", "0.2", "0.4"], values, square=False, axis="noise level")
+    assert "rotate" not in short and short.count('text-anchor="middle">0.') == 2 and ">noise level<" in short
+    assert charts.matrix(["a", "b"], ["first", "second.conv", "third"], values).count("rotate(45)") == 3
 
 
 def test_saved_results_are_taken_where_they_are_of_the_same_samples(store: Store) -> None:

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from fmx.render.palette import colours
 
-__all__ = ["bars", "curve", "histogram", "line_chart", "matrix", "number", "shortened", "span_of", "spark_line"]
+__all__ = [
+    "bars",
+    "curve",
+    "figures",
+    "histogram",
+    "line_chart",
+    "matrix",
+    "number",
+    "shortened",
+    "span_of",
+    "spark_line",
+]
 
 Values = NDArray[Any]
 # Cells of a matrix that is larger are too small for their values.
@@ -26,6 +37,12 @@ _CMAP = "viridis"
 def number(value: float) -> str:
     """Write a number in three digits, large ones that fit without an exponent."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value + 0.0:.3g}"
+
+
+def figures(value: float) -> str:
+    """Write a number in three digits, zeros at its end included: below each other, such numbers are easily compared."""
+    found = number(value)
+    return found if not value or "e" in found or abs(value) >= 100 else f"{value:#.3g}"
 
 
 def _open(width: float, height: float, label: str, kind: str) -> str:
@@ -197,8 +214,11 @@ def matrix(
     links: Sequence[str] = (),
     top: float = 1.0,
     square: bool = True,
+    axis: str = "",
 ) -> Markup:
     """Draw a matrix of values from 0 to `top` as colours, with names beside rows and below columns; NaN is hatched.
+
+    Names of columns that are narrower than these stand upright, others are slanted.
 
     Parameters
     ----------
@@ -211,6 +231,8 @@ def matrix(
         The value of the lightest colour.
     square : bool
         Cells are as high as they are wide.
+    axis : str
+        What the columns are, below their names.
     """
     table = colours(_CMAP)
     small = max(len(columns), len(rows) if square else 0) > MOST_WITH_VALUES
@@ -220,8 +242,11 @@ def matrix(
     steps = math.ceil(13 / high), math.ceil(13 / side)
     names = [[shortened(n) for n in some] for some in (rows, columns)]
     left = 10 + 6.3 * max(map(len, names[0]), default=1)
-    below = 12 + 6.3 * max(map(len, names[1]), default=1) * 0.72
-    width, height = left + side * len(columns) + below * 0.3 + 8, high * len(rows) + below + 8
+    longest = 6.3 * max(map(len, names[1]), default=1)
+    upright = longest + 4 <= side * steps[1]
+    below = 10 if upright else 12 + longest * 0.72
+    width = left + side * len(columns) + (0 if upright else below * 0.3) + 8
+    height = high * len(rows) + below + 8 + (16 if axis else 0)
     parts = [_open(round(width, 1), round(height, 1), f"Matrix of {len(rows)} by {len(columns)} values", "matrix")]
     for i, name in enumerate(names[0]):
         y = high * (i + 0.5) + 4
@@ -244,10 +269,18 @@ def matrix(
                     f'<text class="value" x="{x + side / 2 - 0.5:.1f}" y="{y:.1f}" fill="{ink}">{shown}</text>'
                 )
     for j, name in list(enumerate(names[1]))[:: steps[1]]:
-        x, y = left + side * (j + 0.5), high * len(rows) + 12
-        text = f'<text transform="translate({x:.1f} {y:.1f}) rotate(45)">{escape(name)}</text>'
+        x, y = left + side * (j + 0.5), high * len(rows) + (14 if upright else 12)
+        place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="middle"'
+        text = f"<text {place if upright else _slanted(x, y)}>{escape(name)}</text>"
         parts.append(f'<a href="#{escape(links[j])}">{text}</a>' if j < len(links) else text)
+    if axis:
+        middle = left + side * len(columns) / 2
+        parts.append(f'<text x="{middle:.1f}" y="{height - 4:.1f}" text-anchor="middle">{escape(axis)}</text>')
     return Markup("".join(parts) + "</svg>")
+
+
+def _slanted(x: float, y: float) -> str:
+    return f'transform="translate({x:.1f} {y:.1f}) rotate(45)"'
 
 
 def shortened(name: str, most: int = 22) -> str:

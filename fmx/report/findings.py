@@ -17,6 +17,7 @@ from fmx.analyze.course import Points, training_points
 from fmx.analyze.overview import PARTS, Overview, Questions, overview
 from fmx.analyze.parts import check_complete, clean_level, find_level, noise_levels
 from fmx.analyze.receptive import add_boxes
+from fmx.analyze.robustness import flipped_predictions
 from fmx.errors import FmxError
 from fmx.layers import LayerInfo
 from fmx.report.saved import METRIC, TOP_OF_CLASS, TOP_SAMPLES, SavedFindings
@@ -75,6 +76,8 @@ class Findings:
         How long each part took.
     points : Points or None
         Of a recorded training.
+    flipped : dict of float to float
+        By noise level, the share of predictions that are another than the clean ones; empty where the store has none.
     """
 
     store: Store
@@ -85,6 +88,7 @@ class Findings:
     reused: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     points: Points | None = None
+    flipped: dict[float, float] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -149,8 +153,10 @@ def check_noise(found: Findings) -> None:
     levels = noise_levels(found.store)
     if len(levels) < 2:
         found.missing["robustness"] = "The store has one noise level: extract with --noise 0,0.1,0.2 to see."
-    elif clean_level(found.store) is None:
+    elif (clean := clean_level(found.store)) is None:
         found.missing["robustness"] = "The store has no noise level 0 that others could be compared with."
+    elif (flipped := flipped_predictions(found.store, clean)) is not None:
+        found.flipped = {v: float(share) for v, share in zip(levels, flipped[0], strict=True) if v}
 
 
 def check_classes(found: Findings) -> None:
