@@ -110,6 +110,25 @@ def test_a_few_neurons_at_edges_and_within_equal_autograd(name: str, rule: Rule 
     assert not way(signals[1:2]).any()
 
 
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 1, 1), (3, 1, 3), (3, 2, 4), (1, 2, 1)])
+def test_neurons_that_see_nothing_but_padding(kernel: int, stride: int, padding: int) -> None:
+    """At any of the edges, alone and with others: nothing comes back from there."""
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, kernel, stride, padding)).eval()
+    x = torch.randn((1, 3, 12, 11), generator=torch.Generator().manual_seed(0))
+    done = Network(fmx.load(net, input_shape=(3, 12, 11)), deconvnet).forward(x, ["2"])
+    value = done.values["2"]
+    way = adjoint.way_back(value, done.inputs)
+    assert way is not None
+    low, right = (n - 1 for n in value.shape[2:])
+    signals = torch.zeros(5, *value.shape[1:])
+    for i, (y, column) in enumerate([(0, 0), (0, right), (low, 0), (low, right), (low // 2, 0)]):
+        signals[i, :, y, column] = 1.0
+    assert adjoint._parts(signals) is not None
+    expected = torch.cat([torch.autograd.grad(value, done.inputs, s[None], retain_graph=True)[0] for s in signals])
+    assert not expected[0].any()
+    torch.testing.assert_close(way(signals), expected, rtol=0, atol=1e-6)
+
+
 def test_threads_take_a_signal_each_and_leave_their_number_as_it_was() -> None:
     network, layer, x = prepared("small", deconvnet, 2)
     done = network.forward(x, [layer])

@@ -377,6 +377,12 @@ def test_rounding_lets_nothing_through() -> None:
         deconv(fmx.load(Rounds().eval(), input_shape=(3, 9, 9)), noise((1, 3, 9, 9)), "conv")
 
 
+def test_what_is_overwritten_has_no_gradient() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    with pytest.raises(ModelError, match="from 3 back to the input, because an operation in place overwrites"):
+        deconv(fmx.load(net, input_shape=(3, 9, 9)), noise((1, 3, 9, 9)), "3")
+
+
 class Dead(nn.Module):
     def __init__(self) -> None:
         super().__init__()

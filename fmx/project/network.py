@@ -241,15 +241,20 @@ class Network:
         """
         value = done.values[layer]
         target = done.inputs if to is None else done.values[to]
-        found = None
+        found, blocking = None, ""
         if value.requires_grad:
-            (found,) = torch.autograd.grad(
-                value, target, seeds.to(value.dtype), retain_graph=not last, allow_unused=True
-            )
+            try:
+                (found,) = torch.autograd.grad(
+                    value, target, seeds.to(value.dtype), retain_graph=not last, allow_unused=True
+                )
+            except RuntimeError as error:
+                if "inplace operation" not in str(error):
+                    raise
+                blocking = "an operation in place overwrites what the derivative of another is made of"
         if found is not None:
             return found
         name = layer or "the output"
-        blocking = _what_blocks(self.model)
+        blocking = blocking or _what_blocks(self.model)
         if to is not None and not blocking:
             raise LayerError(f"{name} does not depend on {to}: choose an earlier layer with maps.")
         why = blocking or "an operation between them, such as rounding, has none"

@@ -273,6 +273,9 @@ def _convolved(node: Any, shape: Shape, before: list[Shape], first: bool) -> Ste
             return [Signal(back(whole(signal, shape).values, before[0][2:], padding, inner), True)]
         found = back(signal.values, reach.sides_of(signal), (0, 0), edges)
         (y, top, bottom), (x, left, right) = reach.inside(signal)
+        if bottom <= top or right <= left:
+            # It sees nothing but padding.
+            return [Signal(found.new_zeros((*found.shape[:2], 1, 1)), True, (0, 0))]
         return [Signal(found[:, :, top - y : bottom - y, left - x : right - x], True, (top, left))]
 
     return step
