@@ -341,6 +341,13 @@ def test_channels_over_the_samples_that_excite_them_most(store, values, cli):
     assert [f.labels["shown"] for f in top_overlays(open_store(store.path), "best", layer="conv", most=1)] == [
         f"channel {c} over its strongest samples" for c in np.argsort(-values["conv"][:, 1].max(axis=(0, 1, 3, 4)))
     ]
+    ran = cli("render", "overlay", store.path, "--from", "best", "--channels", "4", "-k", "2", "-o", store.path.parent)
+    assert ran.code == 0, ran.err
+    (picture,) = store.path.parent.rglob("overlay_conv_top-samples_channel4.png")
+    with Image.open(picture) as image:
+        np.testing.assert_array_equal(np.asarray(image), drawn[0].rgb())
+    assert "leave --sample" in cli("render", "overlay", store.path, "--from", "best", "--sample", "1").err
+    assert "are of conv" in cli("render", "overlay", store.path, "--from", "best", "--layer", "small").err
     for wrong, named in (
         ({"top": "bets", "layer": "conv"}, "no results called bets.*best"),
         ({"top": "best", "layer": "small"}, "no top samples of small"),

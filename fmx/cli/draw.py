@@ -13,6 +13,7 @@ from fmx.cli.picking import place_parts
 from fmx.errors import FmxError, near_matches
 from fmx.render import Film, Frame, PictureFolder, grid_frames, overlay_frame, save_values, write_video
 from fmx.render.overlay_sheets import channel_overlays, sample_overlays
+from fmx.render.overlay_top import top_overlays, top_samples_of
 from fmx.render.ranges import Ranging
 from fmx.render.selection import Maps, chosen_channels, has_maps, read_maps
 from fmx.render.single import map_frames
@@ -27,6 +28,7 @@ __all__ = [
     "draw_grids",
     "draw_overlay",
     "draw_sample_overlays",
+    "draw_top_overlays",
     "layers_with_maps",
     "page_layout",
     "picture_size",
@@ -142,6 +144,22 @@ def draw_sample_overlays(
         for i, frame in enumerate(frames, start=1):
             parts = ["overlay", layer, f"{len(samples)}-samples", channel, *place_parts(store, frame.labels)]
             yield folder.save(frame, *parts, *_styled(look), f"page{i:03d}")
+
+
+def draw_top_overlays(
+    store: Store, layers: str, saved: str, channel: str | None, folder: PictureFolder, look: Mapping[str, Any]
+) -> Iterator[Path]:
+    """Write figures with channels of each selected layer that the results have over the samples that excite them."""
+    results = top_samples_of(store, saved)
+    chosen = [name for name in layers_with_maps(store, layers) if name in results]
+    if not chosen:
+        raise FmxError(f"The results called {saved} are of {', '.join(results)}: choose one of these by --layer.")
+    channels = None if channel is None else texts.whole_numbers("--channels", channel)
+    for layer in chosen:
+        for frame in top_overlays(store, results[layer], layer=layer, channels=channels, **look):
+            said = {key: frame.labels[key] for key in ("channel", "class", "page") if key in frame.labels}
+            parts = [f"{key}{value}" for key, value in said.items()]
+            yield folder.save(frame, "overlay", layer, "top-samples", *parts, *_styled(look))
 
 
 def draw_films(films: Sequence[Film], folder: PictureFolder, form: str, fps: float) -> Iterator[Path]:

@@ -101,9 +101,19 @@ def overlay(
     sample: opt.Samples = "0",
     channel: Annotated[str | None, opt.channel(", summed; or mean (default) or max over all.")] = None,
     top: Annotated[
-        int | None, opt.top("channels laid over one picture, each by itself, the highest first (default: none)")
+        int | None,
+        opt.top("channels laid over one picture, each by itself, the highest first; or samples of each with --from"),
     ] = None,
     order: Annotated[str, opt.order("; --top takes the first")] = "max",
+    saved: Annotated[
+        str,
+        opt.option(
+            opt.WHAT,
+            "Draw saved results (fmx top-samples --save NAME): each channel over the samples that excite it most.",
+            "--from",
+            metavar="NAME",
+        ),
+    ] = "",
     style: Annotated[
         str,
         opt.option(opt.HOW, "Style: heat, colours; or mask, contour or crop where the map is high.", metavar="STYLE"),
@@ -124,14 +134,23 @@ def overlay(
     target: Target,
 ) -> None:
     """Lay heat maps over the input: layers on one picture, --top channels on one, or --channels on many pictures."""
-    from fmx.cli.draw import draw_channel_overlays, draw_overlay, draw_sample_overlays
+    from fmx.cli.draw import draw_channel_overlays, draw_overlay, draw_sample_overlays, draw_top_overlays
     from fmx.store import open_store
 
     opened = open_store(store)
     names = texts.samples(opened, sample)
-    if top is not None and (channel is not None or len(names) > 1):
+    if not saved and top is not None and (channel is not None or len(names) > 1):
         raise FmxError("--top draws the highest channels of one sample: leave out --channels, and give one --sample.")
     look = {"alpha": alpha, "threshold": threshold, "style": style, "cmap": cmap}
+    if saved:
+        if (sample, noise, timestep) != ("0", "0", "0"):
+            raise FmxError(
+                "The results of --from say which samples there are: leave --sample, --noise, --timestep out."
+            )
+        with pick.folder(opened, target) as made:
+            shown = {"most": top, "shared": one_range, **look}
+            pick.tell(list(draw_top_overlays(opened, layer, saved, channel, made, shown)), made)
+        return
     place = {"noise": texts.level(noise), "timestep": texts.one_number("--timestep", timestep)}
     with pick.folder(opened, target) as made:
         if top is not None:

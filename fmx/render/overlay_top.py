@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from fmx.render.selection import positions, read_maps, read_picture
 from fmx.render.text import number
 from fmx.store import Store, open_analysis, saved_analyses
 
-__all__ = ["MOST_CHANNELS", "top_overlays"]
+__all__ = ["MOST_CHANNELS", "top_overlays", "top_samples_of"]
 
 MOST_CHANNELS = 8
 
@@ -54,7 +54,8 @@ def top_overlays(
     ------
     Frame
         RGB: one for each channel, and for each class where top samples are listed by class. Above each picture stand
-        the sample, its class and its largest value. Labels ``layer``, ``shown``, ``noise``, ``samples``.
+        the sample, its class and its largest value. Labels ``layer``, ``shown``, ``channel``, ``class`` where it is of
+        one, ``noise``, ``samples``, and ``page`` from the second on.
 
     Raises
     ------
@@ -62,25 +63,39 @@ def top_overlays(
         The store keeps no such results or no pictures, or the results have no such layer or channel; the layer has no
         maps.
     """
-    results = _saved(store, top, layer) if isinstance(top, str) else top
+    results = _of_layer(top_samples_of(store, top), top, layer) if isinstance(top, str) else top
     if most is not None and most < 1:
         raise FmxError(f"At least one sample of each channel is shown, not {most}.")
     for channel in _channels(results, channels, layer):
-        row = results.sel(channel=channel)
+        row = results.sel(channel=channel).load()
         for one in [row.isel(label=i) for i in range(row.sizes["label"])] if "label" in row.dims else [row]:
             yield from _sheet(store, layer, one.isel(rank=slice(most)), shared=shared, cmap=cmap, **look)
 
 
-def _saved(store: Store, name: str, layer: str) -> xr.Dataset:
+def top_samples_of(store: Store, name: str) -> dict[str, xr.Dataset]:
+    """Read top samples that a store keeps, by layer.
+
+    Raises
+    ------
+    FmxError
+        It keeps no results of this name, or they are of something else.
+    """
     saved = saved_analyses(store.place)
     if name not in saved:
         raise FmxError(f"The store keeps no results called {name}: {near_matches(name, saved)}")
-    results = open_analysis(store.tree, name).get(layer)
-    if results is None or not {"sample_id", "value"} <= set(results.data_vars):
+    results = open_analysis(store.tree, name)
+    found = {layer: one for layer, one in results.items() if {"sample_id", "value"} <= set(one.data_vars)}
+    if not found:
+        raise FmxError(f"The results called {name} hold no top samples: make them with fmx top-samples --save.")
+    return found
+
+
+def _of_layer(results: Mapping[str, xr.Dataset], name: str, layer: str) -> xr.Dataset:
+    if layer not in results:
         raise FmxError(
             f"The results called {name} hold no top samples of {layer}: make them with fmx top-samples --save."
         )
-    return results.load()
+    return results[layer]
 
 
 def _channels(top: xr.Dataset, channels: Sequence[int] | None, layer: str) -> list[int]:
@@ -116,5 +131,7 @@ def _sheet(store: Store, layer: str, row: xr.Dataset, **look: Any) -> Iterator[F
         title = maps.title
     of = f" of {row['label'].item()}" if "label" in row.coords else ""
     labels = {"layer": layer, "shown": f"channel {channel} over its strongest samples{of}", "noise": f"{noise:g}"}
-    for frame in over_samples(pictures, heats, titles, labels, title, **look):
-        yield Frame(frame.pixels, labels={**frame.labels, "samples": ", ".join(names)})
+    said = {"channel": str(channel)} | ({"class": str(row["label"].item())} if of else {})
+    for page, frame in enumerate(over_samples(pictures, heats, titles, labels, title, **look), start=1):
+        said |= {"samples": ", ".join(names)} | ({"page": str(page)} if page > 1 else {})
+        yield Frame(frame.pixels, labels={**frame.labels, **said})
