@@ -249,7 +249,7 @@ class TestInterrupted:
                 return call
 
             with monkeypatch.context() as patch:
-                patch.setattr(FolderPlace, "write", spend(FolderPlace.write))
+                patch.setattr(FolderPlace, "_name", spend(FolderPlace._name))
                 patch.setattr(FolderPlace, "delete_below", spend(FolderPlace.delete_below))
                 try:
                     append(tmp_path / "s", new)

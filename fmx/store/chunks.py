@@ -16,6 +16,8 @@ from fmx.store.layout import StoredArray
 
 __all__ = ["ChunkRow", "Chunker", "Piece"]
 
+_scratch = threading.local()
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
@@ -66,7 +68,6 @@ class Chunker:
         self._channels = 1 if self._axis is None else array.shape[self._lead + self._axis]
         self._width = 1 if self._axis is None else self._native[self._axis]
         self.cuts = math.ceil(self._channels / self._width)
-        self._scratch = threading.local()
 
     @property
     def chunk_bytes(self) -> int:
@@ -152,7 +153,9 @@ class Chunker:
         )
 
     def _blank(self) -> NDArray[Any]:
-        found: NDArray[Any] | None = getattr(self._scratch, "chunk", None)
-        if found is None:
-            found = self._scratch.chunk = np.empty((self.rows, *self._native), self.array.dtype)
-        return found
+        """Give room for a chunk, which all arrays share: of many layers, each would keep one in each thread."""
+        room: NDArray[np.uint8] | None = getattr(_scratch, "room", None)
+        if room is None or room.nbytes < self.chunk_bytes:
+            room = _scratch.room = np.empty(self.chunk_bytes, np.uint8)
+        flat: NDArray[Any] = room[: self.chunk_bytes].view(self.array.dtype)
+        return flat.reshape(self.rows, *self._native)

@@ -25,7 +25,7 @@ from fmx.store.encode import codec_metadata
 from fmx.store.layout import is_fmx_store, pending_units, read_root
 from fmx.store.places import FolderPlace, Place, place_of, written_to
 from fmx.store.plan import ArraySpec, StorePlan
-from fmx.store.schema import COUNTS, EVERY_CHUNK, FORMAT, FORMAT_KEY, LOCK, MAKING, ROOT
+from fmx.store.schema import COUNTS, EVERY_CHUNK, FORMAT, FORMAT_KEY, LOCK, MAKING, PARTIAL, ROOT
 
 __all__ = ["building_place", "create_store", "finish_store", "prepare_place"]
 
@@ -67,7 +67,8 @@ def _is_free(place: Place) -> bool:
         names = {entry.name for entry in place.path.iterdir()}
     else:
         names = {name for name, _ in place.list()}
-    return names <= {LOCK} or (MAKING in names and ROOT not in names)
+    known = {name for name in names if name != LOCK and not name.startswith(PARTIAL)}
+    return not known or (MAKING in known and ROOT not in known)
 
 
 def building_place(to: str | Path | Place, *, overwrite: bool = False) -> Place:

@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +57,17 @@ class Place(ABC):
     def write(self, name: str, *parts: Part) -> None:
         """Write an object that consists of these parts, whole or not at all."""
 
+    def write_soon(self, name: str, *parts: Part) -> None:
+        """Write an object as `write` does, but where a power cut may still take it until it is settled.
+
+        For what nobody relies on yet: it takes the place of nothing that is needed.
+        """
+        self.write(name, *parts)
+
+    def settle(self, names: Iterable[str]) -> None:  # noqa: ARG002
+        """Wait until what was written soon is safe."""
+        return
+
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Write an object only if there is none, and say whether there was none."""
@@ -93,8 +104,8 @@ class FolderPlace(Place):
     """A folder on this machine, there or not.
 
     A write has reached the disk when it returns, so that nothing passes as done after a power cut that is not: the
-    data of a unit are there before its part of ``complete``. Large objects go past the system's cache, see
-    `fmx.store.direct`.
+    data of a unit are there before its part of ``complete``. As each wait for the disk takes milliseconds, objects that
+    are of use only together are waited for together. Large objects go past the system's cache, see `fmx.store.direct`.
 
     Attributes
     ----------
@@ -128,21 +139,50 @@ class FolderPlace(Place):
             return None
 
     def write(self, name: str, *parts: Part) -> None:
-        target, partial = self.path / name, self.path / f"{PARTIAL}{uuid.uuid4().hex}"
+        self._name(name, self._partial(parts, settled=True))
+
+    def write_soon(self, name: str, *parts: Part) -> None:
+        self._name(name, self._partial(parts))
+
+    def settle(self, names: Iterable[str]) -> None:
+        _settle([self.path / name for name in names])
+
+    def write_many(self, objects: Mapping[str, bytes]) -> None:
+        partials: dict[str, Path] = {}
+        try:
+            for name, data in objects.items():
+                partials[name] = self._partial([data])
+            _settle(partials.values())
+            for name in objects:
+                self._name(name, partials.pop(name))
+        finally:
+            _forget(partials.values())
+
+    def _partial(self, parts: Sequence[Part], *, settled: bool = False) -> Path:
+        """Write a file that is to be given its name."""
+        partial = self.path / f"{PARTIAL}{uuid.uuid4().hex}"
         try:
             with self._opened(partial) as file:
                 if sum(map(len, parts)) < LARGE or not write_past_cache(file.fileno(), parts):
                     for part in parts:
                         _write_all(file, part)
-                os.fsync(file.fileno())
+                if settled:
+                    os.fsync(file.fileno())
+        except BaseException:
+            _forget([partial])
+            raise
+        return partial
+
+    def _name(self, name: str, partial: Path) -> None:
+        target = self.path / name
+        try:
             try:
                 partial.replace(target)
             except FileNotFoundError:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.replace(target)
         except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+            _forget([partial])
             raise
 
     def _opened(self, path: Path) -> Any:
@@ -171,10 +211,6 @@ class FolderPlace(Place):
                 with suppress(FileNotFoundError):
                     yield path.relative_to(self.path).as_posix(), path.stat().st_size
 
-    def write_many(self, objects: Mapping[str, bytes]) -> None:
-        for name, data in objects.items():
-            self.write(name, data)
-
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             with suppress(FileNotFoundError):
@@ -200,6 +236,27 @@ def _write_all(file: Any, part: Part) -> None:
     rest = memoryview(part)  # type: ignore[arg-type]
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _forget(partials: Iterable[Path]) -> None:
+    for partial in partials:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _settle(files: Iterable[Path]) -> None:
+    """Wait until files have reached the disk, which waits once for many that wait together."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(_settle_one, files):
+            pass
+
+
+def _settle_one(file: Path) -> None:
+    descriptor = os.open(file, os.O_WRONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def place_of(to: str | Path | Place) -> Place:

@@ -29,8 +29,10 @@ from fmx.store.schema import MAKING
 __all__ = ["UnitWriter", "writer_bytes"]
 
 # More than there are cores, as some wait for the disk.
-_THREADS_FOLDER = 4
+_THREADS_FOLDER = 8
 _THREADS_REMOTE = 8
+# Units that are full and not yet done.
+_MOST_CLOSING = 2
 
 
 def writer_bytes(plan: StorePlan, buffers: int = 2) -> int:
@@ -51,6 +53,7 @@ class _Unit:
     waiting: dict[ChunkRow, tuple[NDArray[Any], int]] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
     jobs: list[Future[None]] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
     unusual: dict[tuple[str, str], NDArray[np.uint32]] = field(default_factory=dict)
 
 
@@ -162,10 +165,15 @@ class UnitWriter:
             self._send(full, [(row, buffer[:filled])], buffer.nbytes)
         full.waiting.clear()
         self._closing.append(self._closer.submit(self._close, full))
+        # What an interruption would take is little, however slow the disk is.
+        self._wait(_MOST_CLOSING)
 
     def wait(self) -> None:
         """Wait until every unit that was finished is in the store."""
-        while self._closing:
+        self._wait(0)
+
+    def _wait(self, left: int) -> None:
+        while len(self._closing) > left:
             self._closing.pop(0).result()
 
     def _check(self, full: _Unit) -> None:
@@ -209,8 +217,13 @@ class UnitWriter:
     def _write(self, unit: _Unit, row: ChunkRow, values: NDArray[Any], cut: int) -> None:
         chunker = self._chunkers[row.key]
         chunk, counts = chunker.chunk(values, cut)
+        name, parts = chunker.name(unit.where, row, cut), chunker.encoder.encode(chunk)
         with written_to(self.place):
-            self.place.write(chunker.name(unit.where, row, cut), *chunker.encoder.encode(chunk))
+            if self._old(unit, row.key, row.level) > row.number * chunker.rows:
+                self.place.write(name, *parts)  # in the place of a chunk that is needed
+            else:
+                self.place.write_soon(name, *parts)
+                unit.written.append(name)
         for what, found in counts.items():
             self._count(unit, row, what, found)
 
@@ -228,6 +241,7 @@ class UnitWriter:
             job.result()
         number = unit.where.start // self.layout.unit
         with written_to(self.place):
+            self.place.settle(unit.written)
             for (key, what), counts in unit.unusual.items():
                 # Counts of zero are not written down, as almost all are.
                 for level in map(int, np.flatnonzero(counts.any(axis=0))):
