@@ -39,6 +39,12 @@ def against() -> nn.Module:
     return net
 
 
+def without_relus() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), nn.Flatten(), nn.LayerNorm(1536), nn.Linear(1536, 3)).eval()
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
@@ -122,6 +128,34 @@ def test_a_film_goes_from_one_map_to_all(cli: Any, tmp_path: Path, photos: Path,
     assert row["file"].endswith(f".{kind}")
     with av.open(row["file"]) as film:
         assert sum(1 for _ in film.decode(video=0)) == frames
+
+
+@pytest.mark.parametrize("words", ["deconv --layer 4", "attribute", "attribute --method grad-cam --layer 4"])
+def test_arrays_from_a_file(words: str, cli: Any, tmp_path: Path) -> None:
+    """They can't be written to, and have no colours that anybody knows."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((2, 3, 18, 18)).astype(np.float32))
+    done = run(cli, tmp_path, *words.split()[:1], tmp_path / "x.npy", *words.split()[1:], "--json")
+    assert {row["sample"] for row in json.loads(done.out)} == {"0", "1"}
+
+
+@pytest.mark.parametrize("words", ["deconv --layer 3 --channels 7", "attribute --method guided"])
+def test_without_relus_the_plain_derivative_is_said_to_be_one(
+    words: str, cli: Any, tmp_path: Path, photos: Path
+) -> None:
+    what, _, more = words.partition(" ")
+    model = ("test_project_cli:without_relus", photos, *more.split(), "--input-shape", "3,18,18", "-o", tmp_path)
+    done = cli(what, *model, "--name", "a", "--arrays", tmp_path / "a.nc")
+    assert "no ReLU, which is all that the method has a rule for" in done.err
+    assert "(GELU among them)" in done.err
+    assert "max-pooling" not in done.err
+    target = {"layer": "3", "channels": [7]} if what == "deconv" else {}
+    net = fmx.load(model[0], input_shape=(3, 18, 18))
+    plain = fmx.project.attribute(net, photos, method="gradient", **target)["attribution"].values
+    with xr.open_dataset(tmp_path / "a.nc") as found:
+        projected = found["projection" if what == "deconv" else "attribution"].values.reshape(plain.shape)
+        if what == "deconv":
+            plain = plain * np.maximum(found["value"].values.reshape(-1, 1, 1, 1, 1), 0)
+    np.testing.assert_allclose(projected, plain, rtol=1e-4, atol=1e-6 * np.abs(plain).max())
 
 
 def test_selectivity_comes_from_a_store(cli: Any, tmp_path: Path, photos: Path, store: Any) -> None:

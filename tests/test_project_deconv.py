@@ -20,7 +20,7 @@ from fmx.errors import FmxError, LayerError, ModelError
 from fmx.project.attribution import attribute
 from fmx.project.deconvnet import Deconvnet, deconv
 from fmx.project.inputs import open_pictures
-from fmx.project.rules import smooth_kinds
+from fmx.project.rules import rectifies, smooth_kinds
 
 
 def close(found: Any, expected: Any, share: float = 1e-5) -> None:
@@ -231,6 +231,8 @@ def test_smooth_activations_are_listed_up_to_the_layer(mixed: Mixed) -> None:
     layers = fmx.load(mixed, input_shape=(3, 16, 16)).layers
     assert {kind.replace("_", "").lower() for kind in smooth_kinds(layers)} == {"silu", "gelu", "leakyrelu"}
     assert smooth_kinds(layers, "convs.1") == []
+    assert rectifies(layers, "relu")
+    assert not rectifies(layers, "convs.0")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])

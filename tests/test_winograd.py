@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from networks import net_and_picture, torchvision_net
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -82,6 +85,48 @@ def test_equals_sums_written_out(count: int, given: int, made: int, sides: tuple
     found = Winograd(torch.from_numpy(kernels), edge)(torch.from_numpy(values))
     assert_close(found, written_out(values, kernels, edge))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(
+    st.tuples(*[st.integers(1, 40)] * 2),
+    st.tuples(st.integers(1, 3), *[st.integers(1, 70)] * 2),
+    st.integers(0, 2),
+    st.sampled_from(["in order", "channels last", "a part", "turned", "one for all"]),
+    st.sampled_from([-np.inf, 0.0]),
+    st.integers(0, 2**16),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_sizes_in_any_order_of_memory(
+    sides: tuple[int, int], channels: tuple[int, int, int], edge: int, order: str, floor: float, seed: int
+) -> None:
+    assume(min(sides) + 2 * edge > 2)
+    rng, (count, given_, made) = np.random.default_rng(seed), channels
+    values = torch.from_numpy(rng.standard_normal((count, given_, *sides), dtype=np.float32))
+    kernels = torch.from_numpy(rng.standard_normal((given_, made, 3, 3), dtype=np.float32))
+    laid: dict[str, Callable[[], Tensor]] = {
+        "in order": lambda: values,
+        "channels last": lambda: values.contiguous(memory_format=torch.channels_last),
+        "a part": lambda: F.pad(values, (1, 2, 2, 1), value=7.0)[:, :, 2:-1, 1:-2],
+        "turned": lambda: values.transpose(2, 3).contiguous().transpose(2, 3),
+        "one for all": lambda: values[:1].expand(count, -1, -1, -1),
+    }
+    values = laid[order]()
+    kept = values.clone()
+    found = Winograd(kernels, edge, floor)(values)
+    expected = F.conv2d(values.double(), kernels.double().transpose(0, 1), padding=edge).clamp(min=floor).numpy()
+    scale = float(values.abs().max() * kernels.abs().max()) * given_**0.5
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=4e-6 * max(np.abs(expected).max(), scale))
+    assert torch.equal(values, kept)
+
+
+def test_several_threads_at_once_get_what_each_gets_alone() -> None:
+    """One object is shared by all of them."""
+    convolve = Winograd(torch.from_numpy(numbers(40, 37, 3, 3)), 1, 0.0)
+    values = [torch.from_numpy(numbers(1 + i % 3, 40, 9 + i, 21 - i)) for i in range(12)]
+    alone = [convolve(one) for one in values]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(convolve, values), alone))
 
 
 def test_nothing_below_the_floor_comes_out_and_what_is_no_number_does() -> None:

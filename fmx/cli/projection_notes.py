@@ -65,12 +65,19 @@ def say_blank(blank: Sequence[str], method: str, *, positive: bool) -> None:
 def say_limits(model: Model, layers: Sequence[str] | None, *, switches: bool = True) -> None:
     """Say where the rules about ReLUs and switches have little to hold on to."""
     from fmx.cli.output import note
-    from fmx.project.rules import smooth_kinds
+    from fmx.project.rules import rectifies, smooth_kinds
 
     last = None if layers is None else layers[-1]
     smooth = smooth_kinds(model.layers, last)
+    if not rectifies(model.layers, last):
+        which = f" ({', '.join(smooth)} among them)" if smooth else ""
+        note(
+            "before the layer there is no ReLU, which is all that the method has a rule for: what comes back is the "
+            f"plain derivative through everything{which}, as fmx attribute --method gradient has it"
+        )
+        return
     if smooth:
-        note(f"{', '.join(smooth)} pass their own derivative: the method has a rule for ReLUs only")
+        note(f"{', '.join(smooth)}: the signal takes the derivative, as the method has a rule for ReLUs only")
     before = [info.kind for info in model.layers]
     if last is not None:
         before = before[: [info.name for info in model.layers].index(last) + 1]

@@ -110,7 +110,8 @@ class Network:
         ModelError
             The model does not run on this input.
         """
-        single = torch.from_numpy(np.ascontiguousarray(values))[None].to(self.device)
+        # A copy: arrays from files can't be written to, of which torch warns.
+        single = torch.from_numpy(np.array(values, order="C"))[None].to(self.device)
         return self.run(single, names, copies)
 
     def run(self, single: torch.Tensor, names: Sequence[str], copies: int = 1) -> Pass:

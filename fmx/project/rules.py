@@ -14,7 +14,7 @@ rule for these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fmx.layers import LayerInfo
 
-__all__ = ["RULES", "Rule", "Unlimited", "deconvnet", "guided", "smooth_kinds"]
+__all__ = ["RULES", "Rule", "Unlimited", "deconvnet", "guided", "rectifies", "smooth_kinds"]
 
 Rule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -40,6 +40,8 @@ _SMOOTH = {
     "softplus",
     "tanh",
 }
+# A limit is one only where it begins at 0, which its kind doesn't tell.
+_RECTIFYING = {"clamp", "clampmin", "clip", "hardtanh", "relu", "relu6", "threshold"}
 
 
 def deconvnet(grad: torch.Tensor, _input: torch.Tensor) -> torch.Tensor:
@@ -92,10 +94,20 @@ class Unlimited(TorchFunctionMode):
 
 def smooth_kinds(layers: Sequence[LayerInfo], until: str | None = None) -> list[str]:
     """List the kinds of activation up to a layer that no rule is for, as they are called in the model."""
-    found: dict[str, None] = {}
+    return list(dict.fromkeys(kind for kind in _kinds(layers, until) if _plain(kind) in _SMOOTH))
+
+
+def rectifies(layers: Sequence[LayerInfo], until: str | None = None) -> bool:
+    """Tell whether there is a ReLU up to a layer, or what may be one: without them the rules are the derivative."""
+    return any(_plain(kind) in _RECTIFYING for kind in _kinds(layers, until))
+
+
+def _kinds(layers: Sequence[LayerInfo], until: str | None) -> Iterator[str]:
     for layer in layers:
-        if layer.kind.replace("_", "").lower() in _SMOOTH:
-            found[layer.kind] = None
+        yield layer.kind
         if layer.name == until:
-            break
-    return list(found)
+            return
+
+
+def _plain(kind: str) -> str:
+    return kind.replace("_", "").lower()
