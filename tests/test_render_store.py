@@ -719,6 +719,9 @@ def test_notebooks_show_stores_layers_and_frames(store, values, tmp_path):
     assert "<script>" not in evil and "a&amp;b" in evil
     frame = Frame(np.zeros((2, 2), dtype=np.uint8), labels={"layer": '<b x="1">'})
     assert "data:image/png;base64," in frame._repr_html_() and '<b x="1">' not in frame._repr_html_()
+    # Pixels stay sharp where they are few, and text smooth where a notebook shrinks a wide picture.
+    wide = Frame(np.zeros((2, 700), np.uint8))
+    assert ("pixelated" in frame._repr_html_(), "pixelated" in wide._repr_html_()) == (True, False)
 
 
 def test_tones_reach_the_picture(store, values):

@@ -127,9 +127,19 @@ def test_figures_are_as_many_in_each_row() -> None:
 
 def test_names_of_columns_stand_upright_where_there_is_room() -> None:
     values = np.ones((2, 3))
-    short = charts.matrix(["a", "b"], ["0", "0.2", "0.4"], values, square=False, axis="noise level")
+    short = charts.matrix(["a", "b"], ["0", "0.2", "0.4"], values, square=False, axis="noise level").chart
     assert "rotate" not in short and short.count('text-anchor="middle">0.') == 2 and ">noise level<" in short
-    assert charts.matrix(["a", "b"], ["first", "second.conv", "third"], values).count("rotate(45)") == 3
+    assert charts.matrix(["a", "b"], ["first", "second.conv", "third"], values).chart.count("rotate(45)") == 3
+
+
+def test_matrices_can_be_read_without_seeing_them() -> None:
+    values = np.array([[1.0, 0.25], [np.nan, 1.0]])
+    linked = charts.matrix(["a", "b"], ["a", "b"], values, links=["layer-1", "layer-2"])
+    assert linked.rows == [("a", ["1.000", "0.250"]), ("b", ["–", "1.000"])] and linked.columns == ["a", "b"]
+    # Nothing inside an image can be reached: one that holds links is none.
+    assert 'role="group"' in linked.chart and 'role="img"' in charts.matrix(["a"], ["b"], values[:1, :1]).chart
+    names = [str(i) for i in range(60)]
+    assert charts.matrix(names, names, np.ones((60, 60))).rows == []
 
 
 def test_saved_results_are_taken_where_they_are_of_the_same_samples(store: Store) -> None:

@@ -19,6 +19,8 @@ __all__ = ["Frame"]
 
 # Feature maps hardly compress: a higher level costs time and saves next to nothing.
 COMPRESS_LEVEL = 1
+# In pixels: what fits into the column of a notebook.
+NARROW = 640
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,9 @@ class Frame:
         said = " · ".join(f"{key} <b>{value}</b>" for key, value in labels.items())
         spoken = ", ".join(f"{key} {value}" for key, value in labels.items())
         source = f"data:image/png;base64,{b64encode(self.png()).decode()}"
-        style = "max-width:100%;height:auto;image-rendering:pixelated"
+        style = "max-width:100%;height:auto"
+        # What is wider may have to be shrunk, and its text with it.
+        style += ";image-rendering:pixelated" if self.size[0] <= NARROW else ""
         return (
             f'<figure style="margin:0"><img style="{style}" alt="{spoken}" src="{source}">'
             f'<figcaption style="font-size:85%">{said}</figcaption></figure>'

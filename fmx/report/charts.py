@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from fmx.render.palette import colours
 
 __all__ = [
+    "Matrix",
     "bars",
     "curve",
     "figures",
@@ -29,9 +31,20 @@ Values = NDArray[Any]
 # Cells of a matrix that is larger are too small for their values.
 MOST_WITH_VALUES = 14
 _WIDEST = 620
+# A table of more cells is no help.
+MOST_CELLS = 2500
 # Points of a curve that has more are told by its line alone.
 MOST_WITH_DOTS = 16
 _CMAP = "viridis"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix as a picture and, for those who read or copy it, as a table; without rows where that would be huge."""
+
+    chart: Markup
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
 
 
 def number(value: float) -> str:
@@ -45,9 +58,9 @@ def figures(value: float) -> str:
     return found if not value or "e" in found or abs(value) >= 100 else f"{value:#.3g}"
 
 
-def _open(width: float, height: float, label: str, kind: str) -> str:
+def _open(width: float, height: float, label: str, kind: str, role: str = "img") -> str:
     return (
-        f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img" '
+        f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="{role}" '
         f'aria-label="{escape(label)}"><title>{escape(label)}</title>'
     )
 
@@ -215,7 +228,7 @@ def matrix(
     top: float = 1.0,
     square: bool = True,
     axis: str = "",
-) -> Markup:
+) -> Matrix:
     """Draw a matrix of values from 0 to `top` as colours, with names beside rows and below columns; NaN is hatched.
 
     Names of columns that are narrower than these stand upright, others are slanted.
@@ -247,7 +260,9 @@ def matrix(
     below = 10 if upright else 12 + longest * 0.72
     width = left + side * len(columns) + (0 if upright else below * 0.3) + 8
     height = high * len(rows) + below + 8 + (16 if axis else 0)
-    parts = [_open(round(width, 1), round(height, 1), f"Matrix of {len(rows)} by {len(columns)} values", "matrix")]
+    label = f"Matrix of {len(rows)} by {len(columns)} values"
+    # What is in an image can't be reached, and links have to be.
+    parts = [_open(round(width, 1), round(height, 1), label, "matrix", "group" if links else "img")]
     for i, name in enumerate(names[0]):
         y = high * (i + 0.5) + 4
         if i % steps[0] == 0:
@@ -276,7 +291,10 @@ def matrix(
     if axis:
         middle = left + side * len(columns) / 2
         parts.append(f'<text x="{middle:.1f}" y="{height - 4:.1f}" text-anchor="middle">{escape(axis)}</text>')
-    return Markup("".join(parts) + "</svg>")
+    told_rows = [
+        (row, ["–" if math.isnan(v) else f"{v:.3f}" for v in map(float, values[i])]) for i, row in enumerate(rows)
+    ]
+    return Matrix(Markup("".join(parts) + "</svg>"), list(columns), told_rows if values.size <= MOST_CELLS else [])
 
 
 def _slanted(x: float, y: float) -> str:
