@@ -15,7 +15,7 @@ from fmx.analyze.labels import groups_of, kept_coords, sample_labels
 from fmx.analyze.not_finite import check_nan
 from fmx.analyze.parts import check_complete
 from fmx.errors import FmxError, near_matches
-from fmx.reduce import Moments
+from fmx.reduce.totals import Totals
 from fmx.store import Store
 
 __all__ = ["AGGREGATES", "aggregate"]
@@ -30,7 +30,6 @@ AGGREGATES = {
 }
 _ALIASES = {"depth": ("channel",), "space": ("z", "y", "x", "token"), "time": ("timestep",)}
 _LABELS = {"class": "label"}
-_SOURCES = {"sum": "mean", "norm": "l2"}
 
 
 def aggregate(
@@ -123,18 +122,15 @@ def _by_label(store: Store, array: xr.DataArray, label: str, how: str, keep: Seq
 
 
 def _lazy(array: xr.DataArray, how: str, keep: Sequence[str], nan: str) -> xr.Dataset:
-    source = _SOURCES.get(how, how)
-    reducer = Moments((source, "count", "nan", "inf"))
+    reducer = Totals(how)
     states = reduce_array(array, reducer, keep)
 
     def value(state: Any) -> NDArray[np.float64]:
-        results = reducer.finalize(state)
-        found = results[source] * results["count"] if how == "sum" else results[source]
-        found = np.where(results["count"] == 0, 0.0, found) if how in {"sum", "norm"} else found
-        return np.where(results["nan"] + results["inf"] > 0, np.nan, found) if nan == "keep" else np.asarray(found)
+        found = reducer.finalize(state)["value"]
+        return np.where(state["lost"] > 0, np.nan, found) if nan == "keep" else found
 
     def lost(state: Any) -> NDArray[np.int64]:
-        return np.asarray(state["nan"] + state["inf"], dtype=np.int64)
+        return np.array(state["lost"])
 
     lazy = da.asarray(states.data)
     # State by state, so that nothing but results outlives a chunk.

@@ -11,7 +11,7 @@ import numpy as np
 from dask import delayed
 from numpy.typing import NDArray
 
-from fmx.analyze.cross_moments import CrossMoments
+from fmx.analyze.cross_moments import CrossMoments, channels_first, slabs
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.samples import Rows
 
@@ -97,5 +97,6 @@ def sample_means(steps: Sequence[NDArray[Any]], good: NDArray[np.bool_]) -> Floa
 
 def _one_run(steps: Sequence[NDArray[Any]], nan: Counts, inf: Counts) -> ChannelMoments:
     good = (nan + inf) == 0
-    moments = [CrossMoments.of(step[good].swapaxes(0, 1).reshape(step.shape[1], -1)) for step in steps]
+    kept = steps if good.all() else [step[good] for step in steps]
+    moments = [CrossMoments.of(channels_first(slab)) for step in kept for (slab,) in slabs([step])]
     return ChannelMoments(reduce(lambda a, b: a + b, moments), sample_means(steps, good), nan, inf)

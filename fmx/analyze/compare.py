@@ -223,7 +223,7 @@ def _channel_results(pair: Paired, theirs: NDArray[Any]) -> dict[str, NDArray[An
     own[rows] = related[rows, columns]
     found: dict[str, NDArray[Any]] = {"mean": moments.mean}
     if pair.differences is not None:
-        found |= {"other_mean": moments.other_mean} | _gaps(pair.differences, moments.count)
+        found |= {"other_mean": moments.other_mean} | _gaps(_sums(pair.differences, moments), moments.count)
         found["correlation"] = np.diagonal(related).copy()
     return found | {
         "constant": moments.constant,
@@ -248,11 +248,9 @@ def _layer_results(pair: Paired) -> dict[str, Any]:
     some = (matched["match"] >= 0) & ~moments.constant & ~moments.other_constant[matched["match"]]
     found: dict[str, Any] = {}
     if pair.differences is not None:
-        gaps, count = pair.differences, moments.count
-        summed = {key: np.array([getattr(gaps, key).sum()]) for key in _SUMMED} | {
-            "largest": gaps.largest.max(keepdims=True)
-        }
-        whole = _gaps(Differences(**summed, maps=None), count * len(gaps.largest))
+        each = _sums(pair.differences, moments)
+        summed = {key: (v.max if key == "largest" else v.sum)(keepdims=True) for key, v in each.items()}
+        whole = _gaps(summed, moments.count * len(each["largest"]))
         found = {f"layer_{key}": value.item() for key, value in whole.items()}
         found["layer_correlation"] = _whole_correlation(moments)
     found["layer_match_correlation"] = float(matched["match_correlation"][some].mean()) if some.any() else 0.0
@@ -264,18 +262,27 @@ def _layer_results(pair: Paired) -> dict[str, Any]:
     return found
 
 
-_SUMMED = ("absolute", "squares", "power", "other_power", "product")
+def _sums(gaps: Differences, moments: CrossMoments) -> dict[str, NDArray[Any]]:
+    """Give sums over points for each channel: of differences, of squares in each layer, and of products."""
+    n, a, b = moments.count, moments.mean, moments.other_mean
+    with np.errstate(over="ignore", invalid="ignore"):
+        powers = {
+            "power": moments.squares + n * a * a,
+            "other_power": moments.other_squares + n * b * b,
+            "product": np.diagonal(moments.products) + n * a * b,
+        }
+    return {"absolute": gaps.absolute, "squares": gaps.squares, "largest": gaps.largest, **powers}
 
 
-def _gaps(gaps: Differences, count: int) -> dict[str, NDArray[Any]]:
-    length, other = np.sqrt(gaps.power), np.sqrt(gaps.other_power)
+def _gaps(sums: Mapping[str, NDArray[Any]], count: int) -> dict[str, NDArray[Any]]:
+    length, other = np.sqrt(sums["power"]), np.sqrt(sums["other_power"])
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(gaps.squares > 0, np.sqrt(gaps.squares) / length, 0.0)
-        cosine = np.where(length * other > 0, gaps.product / (length * other), (length == other).astype(np.float64))
+        relative = np.where(sums["squares"] > 0, np.sqrt(sums["squares"]) / length, 0.0)
+        cosine = np.where(length * other > 0, sums["product"] / (length * other), (length == other).astype(np.float64))
     return {
-        "mean_abs": gaps.absolute / count,
-        "rmse": np.sqrt(gaps.squares / count),
-        "max_abs": gaps.largest,
+        "mean_abs": sums["absolute"] / count,
+        "rmse": np.sqrt(sums["squares"] / count),
+        "max_abs": sums["largest"],
         "relative_l2": relative,
         "cosine": np.clip(cosine, -1, 1),
     }

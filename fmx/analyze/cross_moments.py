@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CrossMoments", "correlations"]
+__all__ = ["CrossMoments", "channels_first", "correlations", "slabs"]
 
 Floats = NDArray[np.float64]
+
+# Values (sample, channel, position) of which moments are taken at once: as many as stay in the cache as float64.
+SLAB_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class CrossMoments:
 
     @classmethod
     def of(cls, values: NDArray[Any], others: NDArray[Any] | None = None) -> CrossMoments:
-        """Take in points (channel, point), and as many of another layer, or the same again.
+        """Take in points (channel, point), and as many of another layer, or the same again; they are changed.
 
         What is too large for products becomes infinite; see `fmx.analyze.not_finite.check_products`.
         """
@@ -48,16 +52,14 @@ class CrossMoments:
 
     @classmethod
     def _of(cls, values: NDArray[Any], others: NDArray[Any] | None) -> CrossMoments:
-        a = np.asarray(values, dtype=np.float64)
-        means = a.mean(axis=1) if a.shape[1] else np.zeros(len(a))
-        a = a - means[:, None]
-        squares = np.einsum("ij,ij->i", a, a)
+        a, means = _centred(values)
         if others is None:
-            return cls(a.shape[1], means, means, squares, squares, a @ a.T)
-        b = np.asarray(others, dtype=np.float64)
-        other_means = b.mean(axis=1) if b.shape[1] else np.zeros(len(b))
-        b = b - other_means[:, None]
-        return cls(a.shape[1], means, other_means, squares, np.einsum("ij,ij->i", b, b), a @ b.T)
+            products = a @ a.T
+            squares = np.diagonal(products).copy()
+            return cls(a.shape[1], means, means, squares, squares, products)
+        b, other_means = _centred(others)
+        squares, other_squares = (np.einsum("ij,ij->i", x, x) for x in (a, b))
+        return cls(a.shape[1], means, other_means, squares, other_squares, a @ b.T)
 
     def __add__(self, other: CrossMoments) -> CrossMoments:
         if not self.count or not other.count:
@@ -87,6 +89,14 @@ class CrossMoments:
         return _constant(self.other_squares, self.other_mean, self.count)
 
 
+def _centred(values: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Give points (channel, point) less their means, as float64, and the means; in place where the type allows."""
+    found = np.ascontiguousarray(values, dtype=np.float64)
+    means = found.mean(axis=1) if found.shape[1] else np.zeros(len(found))
+    found -= means[:, None]
+    return found, means
+
+
 def _constant(squares: Floats, mean: Floats, count: int) -> NDArray[np.bool_]:
     return squares <= 1e-28 * count * mean**2
 
@@ -96,3 +106,17 @@ def correlations(moments: CrossMoments) -> Floats:
     a, b = np.sqrt(moments.squares), np.sqrt(moments.other_squares)
     a, b = np.where(moments.constant, np.inf, a), np.where(moments.other_constant, np.inf, b)
     return np.asarray(np.clip(moments.products / a[:, None] / b[None, :], -1, 1))
+
+
+def slabs(layers: Sequence[NDArray[Any]]) -> Iterator[list[NDArray[Any]]]:
+    """Cut values (sample, channel, position) of the same samples into slabs of samples, at least one."""
+    sample = max(layers[0].nbytes // max(len(layers[0]), 1), 1)
+    length = max(SLAB_BYTES // sample, 1)
+    for first in range(0, max(len(layers[0]), 1), length):
+        yield [values[first : first + length] for values in layers]
+
+
+def channels_first(values: NDArray[Any]) -> Floats:
+    """Give values (sample, channel, position) as points (channel, point) of float64, in memory of their own."""
+    found = np.array(values.swapaxes(0, 1), dtype=np.float64, order="C")
+    return found.reshape(len(found), -1)

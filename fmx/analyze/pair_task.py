@@ -11,7 +11,7 @@ import numpy as np
 from dask import delayed
 from numpy.typing import NDArray
 
-from fmx.analyze.cross_moments import CrossMoments
+from fmx.analyze.cross_moments import CrossMoments, channels_first, slabs
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.samples import Rows
 
@@ -33,10 +33,6 @@ class Differences:
     ----------
     absolute, squares, largest : array (channel,)
         Of the differences: sum of absolute values, sum of squares, largest absolute value.
-    power, other_power, product : array (channel,)
-        Sums of the squares in each layer, and of products.
-    same : array (channel,)
-        Correlation of each channel with itself: sum of products of the differences from the means.
     maps : array (channel, position), optional
         Sum of the absolute differences over samples and timesteps.
     """
@@ -44,33 +40,21 @@ class Differences:
     absolute: Floats
     squares: Floats
     largest: Floats
-    power: Floats
-    other_power: Floats
-    product: Floats
     maps: Floats | None
 
     @classmethod
-    def of(cls, a: Floats, b: Floats, *, maps: bool) -> Differences:
-        """Take in points (sample, channel, position) of both layers."""
-        gap = np.abs(a - b)
-        return cls(
-            gap.sum(axis=(0, 2)),
-            np.einsum("ijk,ijk->j", gap, gap),
-            gap.max(axis=(0, 2), initial=0.0),
-            np.einsum("ijk,ijk->j", a, a),
-            np.einsum("ijk,ijk->j", b, b),
-            np.einsum("ijk,ijk->j", a, b),
-            gap.sum(axis=0) if maps else None,
-        )
+    def of(cls, a: Floats, b: Floats, samples: int, *, maps: bool) -> Differences:
+        """Take in points (channel, sample and position) of so many samples of both layers."""
+        gap = a - b
+        np.abs(gap, out=gap)
+        each = gap.reshape(len(gap), samples, -1).sum(axis=1) if maps else None
+        return cls(gap.sum(axis=1), np.einsum("ij,ij->i", gap, gap), gap.max(axis=1, initial=0.0), each)
 
     def __add__(self, other: Differences) -> Differences:
         return Differences(
             self.absolute + other.absolute,
             self.squares + other.squares,
             np.maximum(self.largest, other.largest),
-            self.power + other.power,
-            self.other_power + other.other_power,
-            self.product + other.product,
             None if self.maps is None or other.maps is None else self.maps + other.maps,
         )
 
@@ -151,21 +135,21 @@ class PairTask:
                 spoiled |= (nans + infs) > 0
                 values.append(block)
             steps.append(values)
-        found = [self._sum_up(*(block[~spoiled] for block in values)) for values in steps]
+        if spoiled.any():
+            steps = [[block[~spoiled] for block in values] for values in steps]
+        found = [self._sums(*slab) for values in steps for slab in slabs(values)]
         moments, differences = found[0]
         for more, gaps in found[1:]:
             moments = moments + more
             differences = differences + gaps if differences is not None and gaps is not None else None
         return Paired(moments, differences, nan, inf, int(spoiled.sum()), bad)
 
-    def _sum_up(self, a: NDArray[Any], b: NDArray[Any]) -> tuple[CrossMoments, Differences | None]:
-        a, b = a.astype(np.float64), b.astype(np.float64)
+    def _sums(self, a: NDArray[Any], b: NDArray[Any]) -> tuple[CrossMoments, Differences | None]:
+        """Take in values (sample, channel, position) of both layers."""
+        x, y = channels_first(a), channels_first(b)
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._sums(a, b)
-
-    def _sums(self, a: Floats, b: Floats) -> tuple[CrossMoments, Differences | None]:
-        moments = CrossMoments.of(*(x.swapaxes(0, 1).reshape(x.shape[1], -1) for x in (a, b)))
-        return moments, Differences.of(a, b, maps=self.maps) if self.differ else None
+            gaps = Differences.of(x, y, len(a), maps=self.maps) if self.differ else None
+        return CrossMoments.of(x, y), gaps
 
     def lazy(self) -> Any:
         """Give the result as a lazy value."""

@@ -123,6 +123,11 @@ def _powers(buffer: Any, n: int, mean: float) -> Any:
 def _add_moments(whole: Any, real: Any, n: float, mean: float, m2: float, m3: float, m4: float) -> None:
     """Merge central moments into a row, by the formulas of Pébay (2008)."""
     before = float(whole[COUNT])
+    if before == 0:
+        # The square of a step from 0 may overflow.
+        real[MEAN], real[M2], real[M3], real[M4] = mean, m2, m3, m4
+        whole[COUNT] = int(n)
+        return
     total = before + n
     step = mean - real[MEAN]
     share = n / total
