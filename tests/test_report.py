@@ -117,7 +117,7 @@ def test_predictions_that_noise_changes_are_told(store: Store) -> None:
     labels = {"sample": store.samples, "noise": [0.0, 0.3], "timestep": [0]}
     array = xr.DataArray(scores, dims=("sample", "noise", "timestep", "channel"), coords=labels)
     store.tree["outputs"] = xr.DataTree(xr.Dataset({"output": array.chunk()}))
-    assert "Of the predictions, 25 % at 0.3 are another than without noise." in shown(store)
+    assert "Of the predictions, 25 % at 0.3 differ from those without noise." in shown(store)
 
 
 def test_figures_are_as_many_in_each_row() -> None:

@@ -290,7 +290,11 @@ def _matrices(found: Findings, page: Page) -> None:
         values = np.stack([one["cosine"].values for _, one in noisy])
         names = [part.name for part, _ in noisy]
         page.robustness = charts.matrix(names, levels, values, square=False, axis="noise level")
-        page.flipped = ", ".join(f"{100 * share:.0f} % at {level:g}" for level, share in sorted(found.flipped.items()))
+        page.flipped = _told([f"{100 * share:.0f} % at {level:g}" for level, share in sorted(found.flipped.items())])
+
+
+def _told(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def _best(classes: Any, score: str) -> NDArray[np.float64]:
