@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "resolve",
     "run_all",
+    "sharing",
 ]
 
 ENTRY_POINT_GROUP = "fmx.adapters"
@@ -481,6 +483,15 @@ def run_all(session: Session, batches: Iterable[Batch]) -> Iterator[Capture]:
     """
     overlapped = getattr(session, "run_all", None)
     yield from overlapped(batches) if overlapped is not None else map(session.run, batches)
+
+
+def sharing(session: Session) -> AbstractContextManager[None]:
+    """Give a context in which a session shares the processor with other threads of this process that have much to do.
+
+    A session that can has a method of this name. What it computes stays the same.
+    """
+    found = getattr(session, "sharing", None)
+    return nullcontext() if found is None else cast("AbstractContextManager[None]", found())
 
 
 def check_inputs(batch: Batch, inputs: Sequence[InputInfo], source: str) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.adapter import Batch, Capture, Session, run_all
+from fmx.adapter import Batch, Capture, Session, run_all, sharing
 from fmx.errors import FmxError, ModelError
 
 __all__ = ["TOLERANCE", "AutoSession", "Candidate", "Terms", "cant_run", "largest_difference", "pick_engine"]
@@ -206,6 +206,10 @@ class AutoSession:
                 yield self.run(batch)
                 break
         yield from self._all_settled(coming)
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """Share the processor with others inside the context, once the engine is settled."""
+        return sharing(self._session)
 
     def _all_settled(self, batches: Iterable[Batch]) -> Iterator[Capture]:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from fmx.layers import LayerInfo
 from fmx_adapters._batches import join_slices, slices
 from fmx_adapters._devices import exact_arithmetic, parse_precision, pick_device
 from fmx_adapters._engines import TOLERANCE, Terms
+from fmx_adapters._sharing import waiting_asleep
 from fmx_adapters._torch import dtype_name, reason_of
 from fmx_adapters._transfer import open_link
 
@@ -145,6 +146,10 @@ class TorchSession(ABC):
             waiting = submitted
         if waiting is not None:
             yield waiting()
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """Share the processor with others inside the context; see `fmx.adapter.sharing`."""
+        return waiting_asleep() if self.device.type == "cpu" else nullcontext()
 
     def _submit(self, batch: Batch) -> Callable[[], Capture]:
         """Start a batch; what is returned waits for its values."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from fmx.adapter import Batch, Capture, Session, run_all
+from fmx.adapter import Batch, Capture, Session, run_all, sharing
 from fmx.allocator import memory_is_kept
 from fmx.errors import StoreError
 from fmx.extraction.estimate import buffers_within, check_room, compressed_bytes
@@ -44,7 +44,8 @@ from fmx.store import (
 
 __all__ = ["Stop", "choose_engine", "fill_units", "open_feed", "open_session", "run", "stream"]
 
-_FEW_RUNS = 8
+# Bytes of a batch from which on writing them keeps processors as busy as the model does.
+_MUCH = 64 * 2**20
 Stop = Callable[[], bool]
 
 
@@ -258,7 +259,16 @@ def _stream(
     sinks: list[Sink] = [ReduceSink(settled, writer.place, meter)] if settled.request.reduce else []
     sinks.append(StoreSink(settled, writer, meter))
     levels = range(len(settled.levels))
-    stream(session, batches, sinks, Course(settled.rows_per_sample, lambda _unit: levels), meter, stop, begun)
+    course = Course(settled.rows_per_sample, lambda _unit: levels)
+    with sharing(session) if _batch_bytes(settled) >= _MUCH else nullcontext():
+        stream(session, batches, sinks, course, meter, stop, begun)
+
+
+def _batch_bytes(settled: Settled) -> int:
+    """Give the bytes that a batch brings into the store."""
+    plan = settled.plan({}, {})
+    rows = min(settled.request.batch_size, plan.unit * settled.rows_per_sample)
+    return plan.sample_bytes * rows // (settled.rows_per_sample * len(settled.levels))
 
 
 def stream(
