@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -298,3 +302,65 @@ def test_few_signals_and_many_threads_are_not_worth_it(monkeypatch: pytest.Monke
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("fault", ["raises", "is wrong"])
+def test_what_does_not_compile_or_is_wrong_is_left_to_torch(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(_self: Any, values: Tensor, *_more: Any) -> Tensor:
+        if fault == "raises":
+            raise NotImplementedError
+        return torch.zeros(1, 19, *values.shape[2:])
+
+    value, inputs, _ = gone("pools", deconvnet)
+    signals = value.detach().expand(3, -1, -1, -1)
+    (expected,) = torch.autograd.grad(value, inputs, signals[:1], retain_graph=True)
+    assert quick.usable()
+    quick.usable.cache_clear()
+    monkeypatch.setattr(Winograd, "__call__", faulty)
+    monkeypatch.setattr(adjoint, "_WORTH", 1)
+    try:
+        way = adjoint.way_back(value, inputs, len(signals))
+        assert not quick.usable()
+    finally:
+        quick.usable.cache_clear()
+    assert way is not None
+    torch.testing.assert_close(way(signals)[:1], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_without_compiling_torch_does_it(tmp_path: Path) -> None:
+    assert ran("from fmx.project.quick import usable; print(usable())", tmp_path, NUMBA_DISABLE_JIT="1") == "False"
+
+
+SMALLER = """
+import llvmlite.binding as llvm
+real = llvm.get_host_cpu_features
+def less():
+    features = real()
+    for name in features:
+        features[name] = features[name] and not name.startswith(("avx", "fma", "f16c", "vaes", "vpclmul", "xop"))
+    return features
+llvm.get_host_cpu_features = less
+import torch
+import torch.nn.functional as F
+from fmx.project.quick import usable
+from fmx.project.winograd import LANES, Winograd
+torch.manual_seed(0)
+values, kernels = torch.randn(2, 37, 11, 14), torch.randn(37, 50, 3, 3)
+expected = F.conv2d(values.double(), kernels.double().transpose(0, 1), padding=1)
+off = float((Winograd(kernels, 1)(values) - expected).abs().max() / expected.abs().max())
+print(LANES, usable(), off < 4e-6)
+"""
+
+
+def test_a_processor_with_smaller_vectors(tmp_path: Path) -> None:
+    """In a process that takes this one for such a processor."""
+    assert ran(SMALLER, tmp_path) == "8 True True"
+
+
+def ran(code: str, cache: Path, **more: str) -> str:
+    """Run code in a process that keeps what it compiles for itself, and give the last line that it prints."""
+    surroundings = os.environ | {"NUMBA_CACHE_DIR": str(cache)} | more
+    how: dict[str, Any] = {"env": surroundings, "capture_output": True, "text": True, "timeout": 280}
+    done = subprocess.run([sys.executable, "-c", code], check=False, **how)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]

@@ -22,7 +22,7 @@ from functools import cached_property
 
 import torch
 
-from fmx.project.quick import quickened, work
+from fmx.project.quick import quickened, usable, work
 from fmx.project.steps import Signal, sum_of, whole
 from fmx.project.stops import Stop, stops_between
 
@@ -173,5 +173,5 @@ def way_back(value: torch.Tensor, inputs: torch.Tensor, count: int = 1) -> WayBa
     stops = stops_between(value, inputs)
     if stops is None:
         return None
-    many = count * work(stops) >= _WORTH
+    many = count * work(stops) >= _WORTH and usable()
     return WayBack(stops, tuple(inputs.shape), _MOST.get(value.device.type, _MOST_ELSEWHERE), many=many)

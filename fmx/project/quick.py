@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from math import prod
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fmx.project.rules import deconvnet
 from fmx.project.steps import Signal, Step, few_channels
 from fmx.project.stops import Stop
 
-__all__ = ["quickened", "work"]
+__all__ = ["quickened", "usable", "work"]
 
 # Channels, and pixels along a side, from which on it takes less time than what torch does.
 _CHANNELS = 32
@@ -27,6 +29,22 @@ _PIXELS = 7
 _KEPT = 2**29
 # The compiled code picks so many channels at once by their switches.
 _TOGETHER = 16
+
+
+@cache
+def usable() -> bool:
+    """Tell whether convolutions can be compiled here, and are right: what a processor or compiler makes of vectors
+    that nobody tried, and a numba that is told not to compile, leave torch's.
+    """
+    values, kernels = torch.linspace(-1, 1, 1980).view(1, 33, 10, 6), torch.linspace(1, -2, 5643).view(33, 19, 3, 3)
+    try:
+        from fmx.project.winograd import Winograd
+
+        found = Winograd(kernels, 1)(values)
+    except Exception:  # whatever comes out of a compiler
+        return False
+    # What comes out reaches 150.
+    return torch.allclose(found, F.conv2d(values, kernels.transpose(0, 1), padding=1), rtol=0, atol=1e-3)
 
 
 def work(stops: Sequence[Stop]) -> int:

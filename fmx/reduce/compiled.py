@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -21,9 +22,24 @@ def entry(function: F) -> F:
     and not when another one does: an entry and its parts, and the constants they use, stay in one module.
     """
     try:
-        return cast("F", numba.njit(nogil=True, cache=True)(function))
+        made = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # there is no folder to keep it in
         return cast("F", numba.njit(nogil=True)(function))
+    kept = getattr(made, "_cache", None)  # without compiling there is none
+    for name in ("load_overload", "save_overload") if kept is not None else ():
+        setattr(kept, name, _if_possible(getattr(kept, name)))
+    return cast("F", made)
+
+
+def _if_possible(keep: Callable[..., Any]) -> Callable[..., Any]:
+    """Do without what is kept where the disk is full or the folder has gone: the machine code is there, too."""
+
+    def tried(*given: Any) -> Any:
+        with suppress(OSError):
+            return keep(*given)
+        return None
+
+    return tried
 
 
 def part(function: F, *, fastmath: bool | set[str] = False) -> F:
