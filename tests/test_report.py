@@ -136,6 +136,7 @@ def test_matrices_can_be_read_without_seeing_them() -> None:
     values = np.array([[1.0, 0.25], [np.nan, 1.0]])
     linked = charts.matrix(["a", "b"], ["a", "b"], values, links=["layer-1", "layer-2"])
     assert linked.rows == [("a", ["1.000", "0.250"]), ("b", ["–", "1.000"])] and linked.columns == ["a", "b"]
+    assert ">0.00</text>" in charts.matrix(["a"], ["b"], np.array([[-0.001]])).chart
     # Nothing inside an image can be reached: one that holds links is none.
     assert 'role="group"' in linked.chart and 'role="img"' in charts.matrix(["a"], ["b"], values[:1, :1]).chart
     names = [str(i) for i in range(60)]

@@ -269,7 +269,7 @@ def matrix(
             parts.append(f'<text x="{left - 6:.1f}" y="{y:.1f}" text-anchor="end">{escape(name)}</text>')
         for j in range(len(columns)):
             value = float(values[i, j])
-            x, told = left + side * j, "undefined" if math.isnan(value) else f"{value:.3f}"
+            x, told = left + side * j, "undefined" if math.isnan(value) else _digits(value, 3)
             share = 0.0 if math.isnan(value) else min(max(value / (top or 1.0), 0.0), 1.0)
             red, green, blue = (int(c) for c in table[round(share * 255)])
             fill = "url(#hatch)" if math.isnan(value) else f"#{red:02x}{green:02x}{blue:02x}"
@@ -279,7 +279,7 @@ def matrix(
             )
             if not small:
                 ink = "#111" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "#fff"
-                shown = "–" if math.isnan(value) else f"{value:.2f}"
+                shown = "–" if math.isnan(value) else _digits(value, 2)
                 parts.append(
                     f'<text class="value" x="{x + side / 2 - 0.5:.1f}" y="{y:.1f}" fill="{ink}">{shown}</text>'
                 )
@@ -292,9 +292,14 @@ def matrix(
         middle = left + side * len(columns) / 2
         parts.append(f'<text x="{middle:.1f}" y="{height - 4:.1f}" text-anchor="middle">{escape(axis)}</text>')
     told_rows = [
-        (row, ["–" if math.isnan(v) else f"{v:.3f}" for v in map(float, values[i])]) for i, row in enumerate(rows)
+        (row, ["–" if math.isnan(v) else _digits(v, 3) for v in map(float, values[i])]) for i, row in enumerate(rows)
     ]
     return Matrix(Markup("".join(parts) + "</svg>"), list(columns), told_rows if values.size <= MOST_CELLS else [])
+
+
+def _digits(value: float, count: int) -> str:
+    """Write a value with so many digits after the point, and 0 without a sign."""
+    return f"{round(value, count) + 0.0:.{count}f}"
 
 
 def _slanted(x: float, y: float) -> str:

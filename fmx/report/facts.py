@@ -109,8 +109,9 @@ def _noise(store: Store) -> str:
     about, levels = store.attributes, noise_levels(store)
     if len(levels) == 1 and levels[0] == 0:
         return "none"
-    how = ", ".join(str(about[key]) for key in ("noise_kind", "noise_space") if about.get(key))
-    return f"{', '.join(f'{v:g}' for v in levels)} ({how}, seed {about.get('seed', 'unknown')})"
+    how = [str(about[key]) for key in ("noise_kind", "noise_space") if about.get(key)]
+    how += [f"seed {about['seed']}"] if "seed" in about else []
+    return ", ".join(f"{v:g}" for v in levels) + (f" ({', '.join(how)})" if how else "")
 
 
 def _prepared(settings: Any) -> str:
