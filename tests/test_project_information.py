@@ -11,6 +11,8 @@ import pytest
 import xarray as xr
 from networks import tiny_resnet
 from PIL import Image
+from scipy.special import digamma
+from scipy.stats import multivariate_normal, norm
 
 import fmx
 from fmx.errors import FmxError
@@ -77,6 +79,61 @@ class TestKnownDistributions:
         picture = (x * 5).astype(np.uint8)[:, :, None]
         found = information(results(np.stack([x + 0.0, rng.normal(size=x.shape)]), picture))
         assert found["chance"][0] > 1 > 0.1 > found["chance"][1]
+
+
+def known_information(rho, bins):
+    """What bins of equal frequency keep of two correlated normal values: the integral of their density over each."""
+    ends = np.array([-9.0, *norm.ppf(np.arange(1, bins) / bins), 9.0])
+    below = multivariate_normal([0, 0], [[1, rho], [rho, 1]]).cdf(np.stack(np.meshgrid(ends, ends), axis=-1))
+    shares = np.diff(np.diff(below, axis=0), axis=1)
+    return sum(p * log2(p * bins**2) for p in shares.ravel() if p > 0)
+
+
+def neighbours_information(x, y, k=3):
+    """The first estimate of Kraskov et al. (2004), all distances written out."""
+    x, y = x / x.std(), y / y.std()
+    apart_x, apart_y = (np.abs(v[:, None] - v[None]) for v in (x, y))
+    both = np.maximum(apart_x, apart_y)
+    total = 0.0
+    for i in range(len(x)):
+        reach = np.sort(both[i])[k]
+        near = [int((apart[i] < reach).sum()) - 1 for apart in (apart_x, apart_y)]
+        total += digamma(near[0] + 1) + digamma(near[1] + 1)
+    return (digamma(k) + digamma(len(x)) - total / len(x)) / log(2)
+
+
+class TestBias:
+    """Estimates from few positions, on average over many maps."""
+
+    @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+    @pytest.mark.parametrize(
+        ("sides", "bins"), [((5, 7), 2), ((7, 7), 3), ((14, 14), 7), ((20, 31), 12), ((32, 32), 16)]
+    )
+    def test_maps_of_any_size_come_out_as_theory_has_it(self, rng, rho, sides, bins):
+        shown = np.arange(sides[0] * sides[1]).reshape(sides) * 1.0
+        hidden = norm.ppf((shown + 0.5) / shown.size)
+        maps = rho * hidden + np.sqrt(1 - rho**2) * rng.normal(size=(200, *sides))
+        given = xr.Dataset(
+            {"projection": (("rank", "y", "x"), maps), "picture": (("y", "x", "band"), shown[:, :, None])}
+        )
+        found = information(given, shifts=0)
+        assert found.attrs["bins"] == bins
+        assert float(found["information"].mean()) == pytest.approx(known_information(rho, bins), abs=0.035)
+
+    def test_too_many_bins_come_out_too_high_and_so_does_chance(self, rng):
+        """What is asked for is done: the shifted picture tells."""
+        picture = rng.integers(0, 256, (14, 14, 1), dtype=np.uint8)
+        found = information(results(rng.normal(size=(2, 14, 14)), picture), bins=16)
+        assert found["information"].min() > 0.3
+        np.testing.assert_allclose(found["chance"], found["information"], atol=0.3)
+
+    @pytest.mark.parametrize("rho", [0.0, 0.9])
+    def test_neighbours_as_written_out(self, rng, rho):
+        shown = rng.normal(size=(18, 17, 1))
+        maps = np.stack([rho * shown[:, :, 0] + np.sqrt(1 - rho**2) * rng.normal(size=(18, 17)) for _ in range(2)])
+        found = information(results(maps, shown), estimator="knn", positions=None, shifts=0)["information"]
+        expected = [max(0, neighbours_information(one.ravel(), shown.ravel())) for one in maps]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 class TestAgainstTheReference:
