@@ -64,7 +64,9 @@ def export_results(
             for name, part in _by_noise(stem, dataset):
                 files += _write(part, folder / name, format, store)
     except OSError as error:
-        raise FmxError(f"{folder} can't be written ({error}): choose another folder with -o.") from error
+        raise FmxError(
+            f"{folder} can't be written ({error.strerror or error}): choose another folder with -o."
+        ) from error
     return files
 
 

@@ -104,7 +104,7 @@ def _reducer(
             cells *= 2
         return LogHistogram(cells, _MOST_OCTAVES)
     except ValueError as error:
-        raise FmxError(f"{error}: correct --bins, --range or --edges.") from error
+        raise FmxError(f"{error}: correct --bins or --range.") from error
 
 
 def _described(states: xr.Dataset, reducer: Histogram | LogHistogram | EdgeHistogram) -> xr.Dataset:

@@ -7,9 +7,25 @@ from typing import Any
 
 __all__ = ["main"]
 
+# What these have made is taken up again.
+_RESUMED = {"extract", "maximize"}
+_INTERRUPTED = 130
+
 
 def main() -> None:
-    """Run the command line and end the process: 0 done, 2 the user's mistake, 130 interrupted."""
+    """Run the command line and end the process: 0 done, 1 a damaged store, 2 the user's mistake, 130 interrupted."""
+    try:
+        sys.exit(_run())
+    except KeyboardInterrupt:
+        more = "; run the same command to go on where it was" if sys.argv[1:2] and sys.argv[1] in _RESUMED else ""
+        sys.stderr.write(f"fmx: stopped{more}\n")
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _run() -> int:
     import typer
 
     from fmx.cli.app import app
@@ -17,21 +33,29 @@ def main() -> None:
     from fmx.errors import FmxError
 
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = int(app(standalone_mode=False) or 0)
     except FmxError as error:
-        sys.stderr.write(f"fmx: {error}\n")
-        sys.exit(2)
+        return _say(str(error))
     except _usage_error() as error:
-        sys.exit(_explain(error))
-    except (typer.Abort, KeyboardInterrupt):
-        sys.stderr.write("fmx: stopped; run the same command to go on where it was\n")
-        sys.exit(130)
+        return _explain(error)
     except Stopped as stopped:
-        sys.stderr.write(f"fmx: {stopped}\n")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+        return _say(str(stopped), _INTERRUPTED)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _say(f"{error.filename or 'A file'} can't be used: {error.strerror or error}.")
+    except MemoryError:
+        return _say("There is not enough memory for this: take fewer layers, samples or channels at once.")
+    if code == _INTERRUPTED:  # newer parsers give this number and say nothing
+        raise KeyboardInterrupt
+    return code
+
+
+def _say(sentence: str, code: int = 2) -> int:
+    sys.stderr.write(f"fmx: {sentence}\n")
+    return code
 
 
 def _usage_error() -> type[Exception]:
@@ -45,7 +69,26 @@ def _explain(error: Any) -> int:
     """Say in a sentence what was wrong with the words of a command; without any words, show the help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
-    else:
-        where = error.ctx.command_path if error.ctx else "fmx"
-        sys.stderr.write(f"fmx: {error.format_message().rstrip('.')}: see {where} --help\n")
-    return 2
+        return 2
+    where = error.ctx.command_path if error.ctx else "fmx"
+    said = _not_a_number(error) or error.format_message().rstrip(".")
+    return _say(f"{said} See {where} --help." if said.endswith("?") else f"{said}: see {where} --help")
+
+
+def _not_a_number(error: Any) -> str:
+    """Say what kind of number an option takes, where that is what is wrong."""
+    option = getattr(error, "param", None)
+    if type(error).__name__ != "BadParameter" or option is None:
+        return ""
+    kind = getattr(getattr(option, "type_descriptor", None), "annotation", None) or type(option.default)
+    what = {int: "a whole number", float: "a number"}.get(kind)
+    least = getattr(option, "min", None)
+    if what is None:
+        return ""
+    given = [sys.argv[i + 1] for i, word in enumerate(sys.argv[:-1]) if word in option.opts]
+    given += [word.partition("=")[2] for word in sys.argv if word.partition("=")[0] in option.opts and "=" in word]
+    return (
+        f"{option.opts[0]} takes {what}"
+        + (f" from {least} on" if least is not None else "")
+        + (f", not '{given[-1]}'" if given else "")
+    )

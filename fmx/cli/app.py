@@ -73,7 +73,8 @@ def layers(
     from fmx.extraction import PictureOptions
 
     shape = (
-        texts.shape(input_shape) or PictureOptions(size=size, channels=picture_channels, layout=layout).input_shape()
+        texts.shape(input_shape)
+        or PictureOptions(size=size, channels=texts.picture_channels(picture_channels), layout=layout).input_shape()
     )
     opened = load(
         model,

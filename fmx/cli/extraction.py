@@ -48,9 +48,11 @@ def extract(
     opening: Opening,
     picture_channels: opt.PictureChannels = None,
     frames: Annotated[
-        int | None, opt.option(_DATA, "Frames: how many a clip of a video has (default: 16).", metavar="N")
+        int | None, opt.option(_DATA, "Frames: how many a clip of a video has (default: 16).", metavar="N", min=1)
     ] = None,
-    stride: Annotated[int, opt.option(_DATA, "Stride: every so many-th frame of videos is taken.", metavar="N")] = 1,
+    stride: Annotated[
+        int, opt.option(_DATA, "Stride: every so many-th frame of videos is taken.", metavar="N", min=1)
+    ] = 1,
     clips: Annotated[bool, opt.option(_DATA, "The second axis of arrays is the timestep.", "--clips")] = False,
     on_error: Annotated[
         str,
@@ -149,7 +151,7 @@ def extract(
         data=data,
         to=output,
         layers=layers,
-        pictures=replace(opening.pictures, channels=picture_channels),
+        pictures=replace(opening.pictures, channels=texts.picture_channels(picture_channels)),
         **opening.ways,
         frames=frames,
         stride=stride,

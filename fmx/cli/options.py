@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fmx.errors import FmxError
+
 WHAT, HOW, MODEL, RUN, OUT = "What", "How", "Model and pictures", "Running", "Output"
 
 
@@ -152,7 +154,7 @@ BinRange = Annotated[
     option(HOW, f"{_RANGE} ends of the bins, such as 0,10 (default: found).", "--range", metavar="LOW,HIGH"),
 ]
 PictureChannels = Annotated[
-    int | None, option(MODEL, "Channels that pictures have: 1 grey, 3 RGB, 4 RGBA.", "--picture-channels", metavar="N")
+    str | None, option(MODEL, "Channels that pictures have: 1 grey, 3 RGB, 4 RGBA.", "--picture-channels", metavar="N")
 ]
 Layout = Annotated[str | None, option(MODEL, "Axes of the model's picture: NCHW or NHWC.", metavar="AXES")]
 
@@ -257,7 +259,27 @@ Name = Annotated[
     str | None, option(OUT, "Name of the folder of pictures (default: the time).", "--name", metavar="NAME")
 ]
 Curve = Annotated[bool, option(OUT, "Write the objective of each step as CSV.", "--curve")]
-Alpha = Annotated[float, option(OUT, "Opacity where the map is highest, 0 to 1.", "--alpha", metavar="SHARE")]
+
+
+def _share(value: float) -> float:
+    """Refuse an opacity before anything runs."""
+    if not 0 <= value <= 1:
+        raise FmxError(f"--alpha lies between 0 and 1, not at {value:g}.")
+    return value
+
+
+def _colours(name: str | None) -> str | None:
+    """Refuse a colormap before anything runs."""
+    from fmx.render.palette import colours
+
+    if name is not None:
+        colours(name)
+    return name
+
+
+Alpha = Annotated[
+    float, option(OUT, "Opacity where the map is highest, 0 to 1.", "--alpha", metavar="SHARE", callback=_share)
+]
 
 
 def output(text: str, metavar: str = "FOLDER") -> Any:
@@ -302,4 +324,4 @@ def scale(text: str) -> Any:
 
 def colormap(more: str = "") -> Any:
     """Declare the option that takes a colormap."""
-    return option(OUT, f"Any matplotlib colormap{more}.", "--cmap", metavar="NAME")
+    return option(OUT, f"Any matplotlib colormap{more}.", "--cmap", metavar="NAME", callback=_colours)

@@ -142,7 +142,7 @@ def deconv(
         elif wanted is not None and maps is None:
             rows = job.channels(fixed=True)
         else:
-            how["maps"] = chosen["maps"] or (None if wanted else 9)
+            how["maps"] = 9 if maps is None and wanted is None else chosen["maps"]
             rows = job.channels(fixed=False) if each else job.together()
     _show(rows, arrays, json=json)
 

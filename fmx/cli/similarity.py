@@ -183,6 +183,8 @@ def similarity(
     from fmx.analyze.likeness import similarity as compute
     from fmx.cli.output import print_json
 
+    if not bandwidth > 0:
+        raise FmxError(f"--bandwidth takes a number above 0, not {bandwidth:g}.")
     first, second = results.open(store), None if other is None else results.open(other)
     with common.reading():
         found = compute(

@@ -28,6 +28,7 @@ __all__ = [
     "one_of",
     "one_sample",
     "pairs",
+    "picture_channels",
     "samples",
     "shape",
     "whole_numbers",
@@ -168,7 +169,10 @@ def samples(store: Store, text: str) -> list[str]:
         return [name for name, done in zip(store.samples, store.complete, strict=True) if done]
     if text in store.samples:
         return [text]
-    return [store.find_sample(part) for part in words(text)]
+    found = [store.find_sample(part) for part in words(text)]
+    if not found:
+        raise FmxError(f"--samples takes ids, ends of ids or positions, or all, not '{text}'.")
+    return found
 
 
 def one_sample(store: Store, text: str) -> str:
@@ -276,6 +280,24 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
             raise FmxError(f"{option} takes key=value, such as {option} experiment=gaze-3, not '{text}'.")
         found[key.strip()] = value.strip()
     return found
+
+
+def picture_channels(text: str | None) -> int | None:
+    """Read how many channels pictures have.
+
+    Raises
+    ------
+    FmxError
+        Something else stands there, such as channels of layers.
+    """
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise FmxError(
+            f"--picture-channels takes 1, 3 or 4, not '{text}': channels of layers are chosen by fmx extract "
+            "--keep-channels."
+        )
+    return int(text)
 
 
 def shape(text: str | None) -> tuple[int, ...] | None:

@@ -86,7 +86,7 @@ def bench(
         raise ModelError(f"{model.source} takes {len(model.inputs)} inputs: only models of one input can be timed.")
     chosen = choose_layers(model, layers)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fmx-bench-", dir=".")))
+        folder = Path(stack.enter_context(_scratch()))
         contenders = [
             contender
             for device, batch_size, engine in product(devices, batch_sizes, engines)
@@ -107,6 +107,15 @@ def bench(
         }
         for each, taken, waited in zip(contenders, rates, waits, strict=True)
     ]
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for the extractions that are timed, on the disk where one works."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="fmx-bench-", dir=".")
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"Extractions are timed into the current folder, which can't be written ({why}).") from error
 
 
 def _contenders(
