@@ -15,6 +15,7 @@ from fmx.analyze.decomposition import decompose
 from fmx.analyze.information import information
 from fmx.analyze.likeness import similarity
 from fmx.analyze.sample_table import SampleTable
+from fmx.analyze.threads import task_bytes
 from fmx.store import open_store
 
 SHAPE = (64, 1, 1, 32, 24, 24)
@@ -66,6 +67,35 @@ def test_no_layer_is_in_memory_as_a_whole(large, monkeypatch, how):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < np.prod(SHAPE) * 4 / 2
+
+
+@pytest.mark.parametrize("how", [{}, {"estimator": "minibatch", "batch": 16}], ids=str)
+def test_tasks_keep_to_what_a_worker_may_take(large, how, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    held = []
+    read = SampleTable.read
+
+    def note(self, array, column, rows):
+        held.append(len(rows) * column.width * 4)
+        return read(self, array, column, rows)
+
+    monkeypatch.setattr(SampleTable, "read", note)
+    assert task_bytes(2**28) == 2**28
+    place = {"dashboard_address": None, "processes": False}
+    # The worker is this process, which takes more than that.
+    watched = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
+    with (
+        dask.config.set(watched),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, memory_limit=2**21, **place) as made,
+        distributed.Client(made),
+    ):
+        room = task_bytes(2**28)
+        there = similarity(large, **how)
+    assert room == 2**21 // 8
+    assert max(held) <= room
+    monkeypatch.setattr(SampleTable, "read", read)
+    if not how:
+        np.testing.assert_allclose(there.similarity.values, similarity(large).similarity.values, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from fmx.store import Store
 
-__all__ = ["compute_alone", "compute_here"]
+__all__ = ["compute_alone", "compute_here", "task_bytes"]
+
+
+# A task that holds so much of something may take a few times that, beside what the process takes by itself.
+_SHARE = 4
+
+
+def task_bytes(most: int) -> int:
+    """Say how much a task may hold at once: a quarter of what workers of the active cluster have for a thread, at most.
+
+    Parameters
+    ----------
+    most : int
+        Bytes; what it is without a cluster, and on workers without a limit.
+    """
+    if "distributed" not in sys.modules:
+        return most
+    from distributed import default_client
+
+    try:
+        workers = default_client().scheduler_info(n_workers=-1)["workers"].values()
+    except ValueError:  # there is none
+        return most
+    shares = [one["memory_limit"] // one["nthreads"] for one in workers if one.get("memory_limit")]
+    return min([most, *(share // _SHARE for share in shares)])
 
 
 def compute_alone(store: Store, lazy: list[Any]) -> tuple[Any, ...]:

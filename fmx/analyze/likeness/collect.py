@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.analyze.likeness import gram
 from fmx.analyze.likeness.gram import Grams, GramTask, add_products, lazy_grams, unpack
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.samples import check_least
-from fmx.analyze.threads import compute_alone
+from fmx.analyze.threads import compute_alone, task_bytes
 from fmx.errors import FmxError, near_matches
 from fmx.store import Store
 
@@ -65,9 +66,9 @@ class GramSet:
 
     def matrices(self) -> Iterator[NDArray[np.float64]]:
         """Give the Gram matrices (sample, sample) of the kept samples one after the other, and let go of each."""
-        for gram in self.grams:
-            whole = unpack(gram.packed)
-            gram.packed = np.empty(0)
+        for one in self.grams:
+            whole = unpack(one.packed)
+            one.packed = np.empty(0)
             yield whole if self.kept.all() else whole[np.ix_(self.kept, self.kept)]
 
 
@@ -115,12 +116,13 @@ def collect(
             f"Matrices of all pairs of {total} samples for {len(tables)} layers take {size:.1f} GB: take fewer samples "
             "(--subsample) or layers (--layers), or CKA by minibatches or landmarks (--estimator minibatch or nystrom)."
         )
-    tasks = [GramTask(table, skip == "features", raw, multiply) for table in tables]
+    room = task_bytes(gram.BLOCK_BYTES)
+    tasks = [GramTask(table, skip == "features", raw, multiply, room) for table in tables]
     grams = list(compute_alone(store, lazy_grams(tasks)))
     kept = np.ones(total, bool)
     if skip == "samples":
-        for gram in grams:
-            kept &= (gram.nan + gram.inf) == 0
+        for one in grams:
+            kept &= (one.nan + one.inf) == 0
     check_finite(int(kept.sum()), total, least)
     return GramSet(grams, kept)
 

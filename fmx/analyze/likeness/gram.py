@@ -164,12 +164,15 @@ class GramTask:
         Don't shift the features, for distances that depend on where zero is.
     multiply : callable
         How products are added up: `add_products`, or something that is called like it.
+    room : int, optional
+        Bytes of a column that are held at once; 256 MiB if left out.
     """
 
     table: SampleTable
     skip_features: bool = False
     raw: bool = False
     multiply: Callable[..., None] = add_products
+    room: int = 0
 
     def run(self, columns: Sequence[Column]) -> Grams:
         """Read columns one after the other and add up their products."""
@@ -211,7 +214,7 @@ class GramTask:
 
     def _tiles(self, column: Column) -> list[Rows]:
         """Cut the samples so that those of a tile fit the memory, at borders of chunks."""
-        n, most = len(self.table.rows), BLOCK_BYTES // self._sample_bytes(column)
+        n, most = len(self.table.rows), (self.room or BLOCK_BYTES) // self._sample_bytes(column)
         if most >= n:
             return [np.arange(n)]
         length = self.table.chunks[0]
@@ -221,7 +224,7 @@ class GramTask:
     def _stream(self, column: Column) -> int:
         """How many samples are read at once beside a tile."""
         length = self.table.chunks[0]
-        return max(BLOCK_BYTES // 16 // self._sample_bytes(column) // length, 1) * length
+        return max((self.room or BLOCK_BYTES) // 16 // self._sample_bytes(column) // length, 1) * length
 
     def _bad_features(self, array: Any, column: Column, tiles: Sequence[Rows]) -> NDArray[np.bool_]:
         bad = np.zeros(column.width, bool)

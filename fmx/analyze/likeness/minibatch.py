@@ -23,7 +23,7 @@ from fmx.analyze.likeness.kernels import centred, cosines, flat, median_distance
 from fmx.analyze.not_finite import check_products
 from fmx.analyze.sample_table import SampleTable
 from fmx.analyze.samples import Rows, check_least
-from fmx.analyze.threads import compute_alone
+from fmx.analyze.threads import compute_alone, task_bytes
 from fmx.errors import FmxError
 from fmx.store import Store
 
@@ -140,7 +140,7 @@ def draw_groups(tables: Sequence[SampleTable], batch: int, seed: int) -> Iterato
     """
     total = len(tables[0].rows)
     widest = max(column.width * table.result_type.itemsize for table in tables for column in table.columns())
-    most = min(max(BLOCK_BYTES // widest, batch), total)
+    most = min(max(task_bytes(BLOCK_BYTES) // widest, batch), total)
     run = min(max(table.chunks[0] for table in tables), most)
     rng = np.random.default_rng(seed)
     starts = rng.permutation(np.arange(0, total, run))
