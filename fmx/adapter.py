@@ -513,7 +513,15 @@ def check_inputs(batch: Batch, inputs: Sequence[InputInfo], source: str) -> dict
         raise ModelError(f"{source} takes the inputs {', '.join(names)}: give a mapping with an array for each.")
     for info in inputs:
         check_batch(given[info.name], info.shape, source if len(inputs) == 1 else f"{source} as {info.name}")
-    return {name: given[name] for name in names}
+    return {name: _plain(given[name]) for name in names}
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Give numbers as processors have them; frameworks refuse other orders of bytes, or read other numbers."""
+    dtype = np.dtype(array.dtype).newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    return np.asarray(array, dtype)
 
 
 def check_batch(batch: NDArray[Any], shape: Sequence[int], source: str) -> None:

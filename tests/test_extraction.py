@@ -44,6 +44,43 @@ def model() -> fmx.adapter.Model:
     return fmx.load(tiny_resnet(), input_shape=SHAPE)
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "g", ">i2"])
+@pytest.mark.parametrize("engine", ["eager", "onnxruntime"])
+def test_numbers_in_any_order_of_bytes(tmp_path: Path, dtype: str, engine: str) -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+    data = np.arange(2 * 3 * 8 * 8).reshape(2, 3, 8, 8) % 7
+    np.save(tmp_path / "a.npy", np.asfortranarray(data.astype(dtype)))
+    opened = fmx.load(net, input_shape=(3, 8, 8))
+    store = fmx.extract(opened, tmp_path / "a.npy", to=tmp_path / "a.zarr", layers="1", engine=engine)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(data.astype(np.float32))).numpy()
+    np.testing.assert_allclose(store.activation("1").values[:, 0, 0], wanted, atol=1e-5)
+
+
+def test_names_that_differ_by_case_alone(tmp_path: Path) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+            self.Conv = torch.nn.Conv2d(4, 2, 3)
+            self.CONV = torch.nn.Conv2d(2, 5, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passed: torch.Tensor = self.CONV(self.Conv(self.conv(x)))
+            return passed
+
+    data = np.random.default_rng(0).random((3, 3, 8, 8), dtype=np.float32)
+    opened = fmx.load(Net().eval(), input_shape=(3, 8, 8))
+    fmx.extract(opened, data, to=tmp_path / "a.zarr", layers="conv,Conv", engine="eager")
+    store = fmx.extract(opened, data, to=tmp_path / "a.zarr", layers="CONV", engine="eager", append=True)
+    with opened.session(["conv", "Conv", "CONV"]) as session:
+        expected = session.run(data)
+    with xr.open_datatree(tmp_path / "a.zarr", engine="zarr") as plain:
+        for name, values in expected.items():
+            np.testing.assert_allclose(store.activation(name).values[:, 0, 0], values, atol=1e-6)
+            np.testing.assert_array_equal(plain[f"layers/{name}/activation"], store.activation(name))
+
+
 def test_store_holds_what_the_session_gives(tmp_path: Path) -> None:
     data = np.random.default_rng(0).random((9, *SHAPE), dtype=np.float32)
     store = fmx.extract(model(), data, to=tmp_path / "a.zarr", layers=LAYERS, batch_size=4, outputs=True)

@@ -173,6 +173,11 @@ class TestUnreadable:
             with pytest.raises(DataError, match=r"half\.png can't be read: \w+"):
                 open_source(tmp_path / "half.png").read(0)
 
+    def test_real_numbers_that_say_nothing_of_white_are_no_pixels(self, tmp_path):
+        Image.fromarray(np.ones((3, 4), np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(DataError, match=r"a\.tif can't be read: its pixels are real numbers that don't say"):
+            open_source(tmp_path / "a.tif").read(0)
+
     @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\xff\xd8\xff"])
     def test_what_is_no_picture(self, tmp_path, content):
         (tmp_path / "a.png").write_bytes(content)

@@ -72,6 +72,15 @@ class TestManifests:
         assert [(s.id, s.label) for s in source.samples] == [("first", "feline"), ("dog/c.png", "a, b"), ("Ä", "")]
         assert [s.path for s in source.samples] == [str(folder / n) for n in ("cat/a.png", "dog/c.png", "top.png")]
 
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_ends_of_lines(self, folder, end):
+        odd = "two\x0bthree\u2028four.png"
+        (folder / "top.png").rename(folder / odd)
+        source = open_source(self.write(folder, f'path,label{end}{odd},"a{end}b"{end}{end}cat/a.png,c{end}'))
+        assert [(s.id, s.label) for s in source.samples] == [(odd, f"a{end}b"), ("cat/a.png", "c")]
+        (folder / "list.txt").write_bytes(f"# all{end}{odd}{end}{end}cat/a.png".encode())
+        assert [s.id for s in open_source(folder / "list.txt").samples] == [odd, "cat/a.png"]
+
     def test_paths_alone(self, folder):
         source = open_source(self.write(folder, f"path\n{folder / 'top.png'}\ncat/a.png\n"))
         assert [s.id for s in source.samples] == [(folder / "top.png").as_posix(), "cat/a.png"]
@@ -88,6 +97,10 @@ class TestManifests:
             ("path,id\ntop.png,one\ncat/a.png,one\n", "line 3: the id one stands in line 2 already"),
             ("path,label\ntop.png,x\n,y\n", "line 3, has no path"),
             ('path\n"top.png\n', "can't be read as CSV"),
+            (
+                "path,label\ntop.png,x,\ncat/a.png,x, y\n",
+                "line 3, has more cells than columns: put text with commas in",
+            ),
         ],
     )
     def test_mistakes_name_the_line(self, folder, text, sentence):

@@ -199,7 +199,19 @@ def hierarchy(plan: StorePlan, unit: int | None = None) -> dict[str, bytes]:
         # Consolidated metadata is no part of Zarr's specification yet.
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(memory)
-    return {name: data.to_bytes() for name, data in memory._store_dict.items()}
+    objects = {name: data.to_bytes() for name, data in memory._store_dict.items()}
+    whole = json.loads(objects[ROOT])
+    whole["consolidated_metadata"]["metadata"] = in_order(whole["consolidated_metadata"]["metadata"])
+    return objects | {ROOT: json.dumps(whole, indent=2).encode()}
+
+
+def in_order(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the metadata of all nodes into an order in which zarr finds them again.
+
+    Groups come before what is in them, and what is in a group side by side: zarr's own order mixes what is in groups
+    whose names differ by case alone.
+    """
+    return dict(sorted(nodes.items(), key=lambda item: (item[0].count("/"), item[0].rpartition("/"))))
 
 
 def _write_labels(root: Any, plan: StorePlan, unit: int) -> None:

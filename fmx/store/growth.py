@@ -9,7 +9,7 @@ from typing import Any
 
 from fmx.errors import StoreError
 from fmx.store.compare import differences, plan_settings
-from fmx.store.create import hierarchy
+from fmx.store.create import hierarchy, in_order
 from fmx.store.layout import Layout, layout_of, read_array
 from fmx.store.places import Place
 from fmx.store.plan import StorePlan
@@ -107,9 +107,7 @@ def settle_growth(place: Place, root: Mapping[str, Any], stored: Mapping[str, An
         inside = [f"layers/{layer_key(name)}" for name in new_keys]
         extra = made["consolidated_metadata"]["metadata"]
         nodes.update({path: node for path, node in extra.items() if below(path, inside)})
-        # Zarr wants groups before what is in them, and what is in a group side by side.
-        in_order = sorted(nodes.items(), key=lambda item: (item[0].count("/"), item[0]))
-        grown["consolidated_metadata"]["metadata"] = dict(in_order)
+        grown["consolidated_metadata"]["metadata"] = in_order(nodes)
     grown["attributes"] |= _attributes(root["attributes"], plan, new_keys)
     return Growth(grown, len(stored["samples"]), len(stored["noise"]), new_keys, labels, levels)
 

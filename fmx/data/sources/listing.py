@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from fmx.errors import DataError
 __all__ = ["VIDEO_ENDINGS", "from_glob", "from_list", "from_manifest", "from_text", "in_folder", "is_glob", "is_video"]
 
 VIDEO_ENDINGS = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ogv .3gp .mts .m2ts".split())
+
+# Where cells past the last column are put; no column is called so.
+_MORE = "\n"
 
 
 def is_video(path: str | Path) -> bool:
@@ -94,7 +98,7 @@ def from_list(paths: Sequence[Path]) -> list[Sample]:
 
 def from_text(file: Path) -> list[Sample]:
     """Read a list of files, one a line, relative to the list's own folder; ``#`` begins a remark."""
-    lines = ((n, line.strip()) for n, line in enumerate(_text(file).splitlines(), 1))
+    lines = ((n, line.strip()) for n, line in enumerate(_lines(file), 1))
     rows = [(n, {"path": line}) for n, line in lines if line and not line.startswith("#")]
     return _from_rows(file, rows)
 
@@ -110,7 +114,7 @@ def from_manifest(file: Path) -> list[Sample]:
     DataError
         A column or a file is missing, or a file or an id stands there twice; names the line.
     """
-    reader = csv.DictReader(_text(file).splitlines(), strict=True, skipinitialspace=True)
+    reader = csv.DictReader(_lines(file), restkey=_MORE, strict=True, skipinitialspace=True)
     try:
         columns = [str(name).strip() for name in reader.fieldnames or []]
         reader.fieldnames = columns
@@ -118,6 +122,9 @@ def from_manifest(file: Path) -> list[Sample]:
             has = f"has the columns {', '.join(columns)}" if any(columns) else "is empty"
             raise DataError(f"{file} {has}: its first line has to name the columns, path and label.")
         rows = [(reader.line_num, row) for row in reader]
+        long = [line for line, row in rows if any(cell.strip() for cell in row.get(_MORE, ()))]
+        if long:
+            raise DataError(f"{file}, line {long[0]}, has more cells than columns: put text with commas in quotes.")
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}, can't be read as CSV: {error}.") from None
     return _from_rows(file, rows)
@@ -145,9 +152,10 @@ def _from_rows(file: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list[S
     return _one_kind(samples, str(file))
 
 
-def _text(file: Path) -> str:
+def _lines(file: Path) -> Iterator[str]:
+    """Give the lines with their ends, which are those of files: a name may hold what Unicode calls an end, too."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return io.StringIO(file.read_bytes().decode("utf-8-sig"), newline="")
     except UnicodeDecodeError:
         raise DataError(f"{file} is not UTF-8 text: save it as UTF-8.") from None
 

@@ -25,10 +25,15 @@ class PictureSource(Source):
         try:
             with Image.open(path) as image:
                 image.load()
-                return image
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise DataError(f"{path} can't be read: {reason or 'it is damaged'}.") from None
+            raise DataError(f"{path} can't be read: {reason.rstrip('.') or 'it is damaged'}.") from None
+        if image.mode == "F":
+            raise DataError(
+                f"{path} can't be read: its pixels are real numbers that don't say what is white; save it with 8 or 16 "
+                "bits, or as .npy."
+            )
+        return image
 
     def subset(self, kept: Sequence[int]) -> Self:
         """Return the same source with some of its samples."""
