@@ -382,6 +382,19 @@ def test_deconvnet_through_a_view(net: Small) -> None:
     close(found["projection"], expected["projection"])
 
 
+def test_one_channel_whose_last_axis_is_folded_away() -> None:
+    """As spectrograms are taken: torch told that one channel comes last convolves several of them to something else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 4, (2, 5), (1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    x = noise(2, (1, 5, 5))
+    given = torch.from_numpy(x).requires_grad_()
+    (expected,) = torch.autograd.grad(net(given)[:, 1].sum(), given)
+    model = fmx.load(net, input_shape=(1, 5, 5))
+    for more in ({"method": "gradient"}, {"method": "smoothgrad", "copies": 3, "noise": 0.0}):
+        close(attribute(model, x, classes=[1], **more)["attribution"][:, 0], expected)
+
+
 def test_what_runs_in_no_order_leaves_the_fastest(net: Small) -> None:
     network = Network(fmx.load(net, input_shape=SHAPE))
     with pytest.raises(FmxError, match="does not run on this input"):

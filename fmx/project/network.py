@@ -138,8 +138,9 @@ class Network:
         return Pass(inputs, found)
 
     def _values(self, inputs: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        # A copy, for models that write to their input.
-        given = inputs.clone(memory_format=self._order if inputs.ndim == 4 else torch.preserve_format)
+        # A copy, for models that write to their input. One channel is in either order as it is: told to be in the other
+        # one it is convolved to something else by some versions of torch, with strides that differ.
+        given = (inputs.contiguous(memory_format=self._order) if inputs.ndim == 4 else inputs).clone()
         layers = [name for name in names if name != OUTPUT]
         with torch.enable_grad(), Unlimited() if self._rule is deconvnet else nullcontext():
             if OUTPUT not in names:
