@@ -250,7 +250,7 @@ def test_histograms_count_every_value_once(made, by, how):
 )
 def test_wrong_bins(tmp_path, how):
     store = write_store(tmp_path / "s", {"maps": random_values()})
-    with pytest.raises(FmxError, match="correct --bins, --range or --edges"):
+    with pytest.raises(FmxError, match="correct --bins or --range"):
         hist(store, **how)
 
 

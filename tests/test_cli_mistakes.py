@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from analysis_stores import random_values, write_store
 
+from fmx.cli.maximized import check_film
+from fmx.errors import FmxError
+
 MISTAKES = [
     ("stats STORE --bogus", "No such option: --bogus"),
     ("stat STORE", "Did you mean 'stats'? See fmx --help."),
@@ -27,6 +30,8 @@ MISTAKES = [
     ("report STORE --samples 0,1", "--sample takes one sample, and 0,1 matches 2: give one of"),
     ("layers FILE --channels 0-15", "channels of layers are chosen by fmx extract --keep-channels"),
     ("extract FILE FILE -o s --stride 0", "--stride takes a whole number from 1 on, not '0'"),
+    ("rank STORE --held-out nan", "--held-out takes a number, not NaN."),
+    ("maximize FILE --class 1 --jitter -1", "--jitter takes a whole number from 0 on, not '-1'"),
     ("stats FILE", "is no fmx store"),
     ("stats FOLDER", "is no fmx store"),
     ("stats NOWHERE", "There is no store NOWHERE"),
@@ -57,6 +62,13 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, acts, cli, tm
     assert len(ran.err.splitlines()) == 1
     assert said in ran.err
     assert entries(tmp_path) == ["FILE", "FOLDER"]
+
+
+def test_films_below_a_file_are_refused_before_their_frames_are_made(tmp_path):
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(FmxError, match="file is no folder that takes files"):
+        check_film(str(tmp_path / "file" / "a.gif"), 1, overwrite=False)
+    check_film(str(tmp_path / "new" / "a.gif"), 1, overwrite=False)
 
 
 def test_what_the_system_refuses_is_a_sentence(acts, cli, monkeypatch):

@@ -200,7 +200,7 @@ def aggregate(
     """
     from fmx.analyze import aggregate as compute
     from fmx.analyze import to_rows
-    from fmx.cli.output import say
+    from fmx.cli.output import print_json, say
 
     opened = results.open(store)
     axes = texts.words(over)
@@ -209,7 +209,11 @@ def aggregate(
         from fmx.analyze.export import export_results
 
         with common.reading("writing"):
-            for file in export_results(found, output, format=form, store=opened):
+            files = export_results(found, output, format=form, store=opened)
+        if results.json:
+            print_json([{"file": str(file)} for file in files])
+        else:
+            for file in files:
                 say(str(file))
     if output is not None and results.save is None:
         return

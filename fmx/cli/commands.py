@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 from fmx.cli.spellings import respelt
+from fmx.errors import FmxError
 
 __all__ = ["Command", "Commands"]
 
@@ -15,8 +17,13 @@ class Command(TyperCommand):
     """A command that knows former spellings of its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words behind the command."""
-        return super().parse_args(ctx, respelt(ctx.command_path.partition(" ")[2], args))
+        """Read the words behind the command; what is not a number is none, though it can be read as one."""
+        rest = super().parse_args(ctx, respelt(ctx.command_path.partition(" ")[2], args))
+        for option in self.params:
+            value = ctx.params.get(option.name)
+            if isinstance(value, float) and math.isnan(value):
+                raise FmxError(f"{option.opts[0]} takes a number, not NaN.")
+        return rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as the parser calls it
         """Print the help."""

@@ -97,11 +97,15 @@ def maximize(
     transforms: Annotated[
         bool, _option(_ROBUST, "Shift, scale and turn pictures at random in each step.", "--transforms/--no-transforms")
     ] = True,
-    jitter: Annotated[int | None, _option(_ROBUST, "Pixels of the first shift (default: 8).", metavar="PIXELS")] = None,
+    jitter: Annotated[
+        int | None, _option(_ROBUST, "Pixels of the first shift (default: 8).", metavar="PIXELS", min=0)
+    ] = None,
     zoom: Annotated[
         str | None, _option(_ROBUST, "Least and largest scale (default: 0.9,1.1).", metavar="LOW,HIGH")
     ] = None,
-    rotate: Annotated[float | None, _option(_ROBUST, "Degrees either way (default: 10).", metavar="DEGREES")] = None,
+    rotate: Annotated[
+        float | None, _option(_ROBUST, "Degrees either way (default: 10).", metavar="DEGREES", min=0)
+    ] = None,
     tv: Annotated[float, _option(_ROBUST, "Weight of the total variation.", metavar="X")] = 0.0,
     l2: Annotated[float, _option(_ROBUST, "Weight of the distance from grey.", metavar="X")] = 0.0,
     blur: Annotated[float, _option(_ROBUST, "Weight of what a slight blur would take away.", metavar="X")] = 0.0,
@@ -168,7 +172,7 @@ def maximize(
             spectrum=spectrum,
             restarts=restarts,
             batch_size=batch_size,
-            every=every or (kept_every(place, opened.fingerprint) or 4 if film else None),
+            every=every if every is not None or not film else kept_every(place, opened.fingerprint) or 4,
             preprocess=prepare,
             device=device,
             to=place,

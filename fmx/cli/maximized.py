@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,9 @@ def check_plot(path: str, *, overwrite: bool) -> None:
 def _check_new(path: str, *, overwrite: bool) -> None:
     if Path(path).exists() and not overwrite:
         raise FmxError(f"{path} is already there: choose another name, or replace it with --overwrite.")
+    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise FmxError(f"{path} can't be written, as {above} is no folder that takes files: choose another place.")
 
 
 def rows_of(found: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:

@@ -39,12 +39,15 @@ def note(text: str) -> None:
 
 
 def print_json(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as a JSON list; what is not a number becomes null."""
-    sys.stdout.write(json.dumps([{k: _plain(v) for k, v in row.items()} for row in rows], indent=1) + "\n")
+    """Print rows as a JSON list; what is NaN or infinite becomes null, which JSON has no numbers for."""
+    plain = [{k: _plain(v) for k, v in row.items()} for row in rows]
+    sys.stdout.write(json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
