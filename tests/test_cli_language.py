@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -187,6 +190,26 @@ def test_former_spellings_are_written_as_now():
 
 def test_all_commands_know_former_spellings():
     assert all(isinstance(command, Command) for _, command in leaves(get_command(app)))
+
+
+@pytest.mark.parametrize("name", ["stats", "extract", "occlude", "render overlay", "render maximized"])
+def test_shells_complete_options_without_waiting_for_libraries(name):
+    words = f"fmx {name} a b --"
+    code = (
+        "import sys\nsys.argv = ['fmx']\nfrom fmx.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'numpy', 'xarray', 'torch', 'matplotlib', 'zarr'} & set(sys.modules)\n"
+        "    assert not heavy, heavy"
+    )
+    environment = {"_FMX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert not done.stderr
+    shown = set(done.stdout.split())
+    option = dict(leaves(get_command(app)))[name].params[-1]
+    assert {"--help", *option.opts} <= shown | {"-h"}
 
 
 @pytest.mark.parametrize("width", [80, 120])

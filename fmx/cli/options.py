@@ -268,11 +268,11 @@ def _share(value: float) -> float:
     return value
 
 
-def _colours(name: str | None) -> str | None:
-    """Refuse a colormap before anything runs."""
-    from fmx.render.palette import colours
+def _colours(context: typer.Context, name: str | None) -> str | None:
+    """Refuse a colormap before anything runs; shells that complete words don't wait for matplotlib."""
+    if name is not None and not context.resilient_parsing:
+        from fmx.render.palette import colours
 
-    if name is not None:
         colours(name)
     return name
 

@@ -41,9 +41,9 @@ AllowPartial = Annotated[
 
 def _name(name: str | None) -> str | None:
     """Refuse a name before anything is read for it."""
-    from fmx.store import check_analysis_name
-
     if name is not None:
+        from fmx.store import check_analysis_name
+
         check_analysis_name(name)
     return name
 
