@@ -226,7 +226,8 @@ class _ByClass:
         """Sum up values (sample, channel) by class (own, channel)."""
         if not len(values):
             return values
-        return np.add.reduceat(values[self._order], self._starts, axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.add.reduceat(values[self._order], self._starts, axis=0)
 
 
 def _spread(parts: Sequence[ClassParts], name: str, labels: Counts) -> NDArray[Any]:
@@ -234,7 +235,8 @@ def _spread(parts: Sequence[ClassParts], name: str, labels: Counts) -> NDArray[A
     first = getattr(parts[0], name)
     total = np.zeros((len(labels), first.shape[1]), first.dtype)
     for part in parts:
-        total[np.searchsorted(labels, part.labels)] += getattr(part, name)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total[np.searchsorted(labels, part.labels)] += getattr(part, name)
     return total
 
 

@@ -168,8 +168,8 @@ def _laid_out(moments: CrossMoments, method: str, seed: int, layer: str) -> dict
     count = len(moments.mean)
     if count < LEAST_CHANNELS:
         raise FmxError(
-            f"{layer} has {count} channels, and a map of channels takes at least {LEAST_CHANNELS}: leave it out "
-            "(--layers)."
+            f"{layer} has {count} channel{'' if count == 1 else 's'}, and a map of channels takes at least "
+            f"{LEAST_CHANNELS}: leave it out (--layers)."
         )
     distances = 1 - correlations(moments)
     distances = np.maximum((distances + distances.T) / 2, 0)

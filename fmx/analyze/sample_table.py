@@ -155,13 +155,16 @@ class SampleTable:
         values = np.empty((len(rows), column.width), self.result_type)
         nan, inf = (np.zeros(len(rows), np.int64) for _ in range(2))
         bad = np.zeros(column.width, bool)
-        for where, part in self._parts(array, column, self.rows[rows]):
-            if not np.isfinite(part).all():
-                nans, infs = np.isnan(part), np.isinf(part)
-                nan[where], inf[where] = nans.sum(axis=1), infs.sum(axis=1)
-                nans |= infs
-                bad |= nans.any(axis=0)
-                part = np.where(nans, 0, part)  # noqa: PLW2901
+        for where, block in self._parts(array, column, self.rows[rows]):
+            part = self._features(block)
+            # What is not finite may be hidden in a largest value, and a mean of large values may not be.
+            if not (np.isfinite(block).all() and np.isfinite(part).all()):
+                nans, infs = np.isnan(block), np.isinf(block)
+                lost = self._any_of_features(nans | infs) | ~np.isfinite(part)
+                nan[where] = nans.reshape(len(block), -1).sum(axis=1)
+                inf[where] = np.maximum(infs.reshape(len(block), -1).sum(axis=1), lost.any(axis=1) & (nan[where] == 0))
+                bad |= lost.any(axis=0)
+                part = np.where(lost, 0, part)
             values[where] = part
         return Block(values, nan, inf, bad)
 
@@ -211,7 +214,7 @@ class SampleTable:
         return 1 if self._axis is None else self.shape[3 + self._axis]
 
     def _parts(self, array: Any, column: Column, positions: Rows) -> Iterator[tuple[Rows, NDArray[Any]]]:
-        """Read runs of neighbouring chunks, and say which of the wanted samples they hold."""
+        """Read runs of neighbouring chunks (sample, …native), and say which of the wanted samples they hold."""
         size = max(self.dtype.itemsize * math.prod(self.chunks), 1)
         most = max(READ_BYTES // size, 1)
         if not len(positions):
@@ -227,14 +230,22 @@ class SampleTable:
             block = np.asarray(array[(slice(first, last), self.level, column.step, *channel)])
             if len(block) != len(where):
                 block = block[positions[where] - first]
-            yield where, self._features(as_floats(block))
+            yield where, as_floats(block)
+
+    def _any_of_features(self, marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Say which features (sample, feature) have marked values."""
+        axes = () if self.space == "full" else self._positions_axes
+        return np.asarray(marks.any(axis=axes) if axes else marks).reshape(len(marks), -1)
+
+    @property
+    def _positions_axes(self) -> tuple[int, ...]:
+        """Axes of a block (sample, …native) that are no channels."""
+        return tuple(1 + i for i, dim in enumerate(self.dims) if dim != "channel")
 
     def _features(self, block: NDArray[Any]) -> NDArray[Any]:
-        if self.space == "full":
+        axes = self._positions_axes
+        if self.space == "full" or not axes:
             return block.reshape(len(block), -1)
-        axes = tuple(1 + i for i, dim in enumerate(self.dims) if dim != "channel")
-        if not axes:
-            return block
         with np.errstate(invalid="ignore", over="ignore"):
             summed = block.mean(axis=axes, dtype=np.float64) if self.space == "mean" else block.max(axis=axes)
         found: NDArray[Any] = summed.reshape(len(block), -1)

@@ -31,7 +31,7 @@ def task_bytes(most: int) -> int:
     except ValueError:  # there is none
         return most
     shares = [one["memory_limit"] // one["nthreads"] for one in workers if one.get("memory_limit")]
-    return min([most, *(share // _SHARE for share in shares)])
+    return min([most, *(int(share) // _SHARE for share in shares)])
 
 
 def compute_alone(store: Store, lazy: list[Any]) -> tuple[Any, ...]:
