@@ -226,7 +226,7 @@ def test_help_fits_and_is_whole(name, width, cli, monkeypatch):
         # A name, what it takes and the help stand one after the other, whatever is wrapped.
         assert all(spelling in words for spelling in option.opts)
         assert " ".join(option.help.split()) in words
-        if not option.is_flag and option.default not in (None, "", []):
+        if not option.is_flag and option.show_default and option.default not in (None, "", []):
             default = f"{option.default:g}" if isinstance(option.default, float) else option.default
             assert f"[default: {default}]" in words
     assert "<str>" not in words and "<bool>" not in words

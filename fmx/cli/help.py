@@ -21,6 +21,8 @@ _WIDEST = 110
 # What is longer stands on a line of its own.
 _LEFT = 30
 _FIRST, _LAST = ("Arguments", "What"), ("Options", "Model and pictures", "Running", "Output", "Help")
+# Stands for a space at which no line is broken: Rich breaks at what Unicode has for it, too.
+_FIXED = "\ue000"
 _NAME, _KIND, _FAINT = "bold cyan", "yellow", "dim"
 
 
@@ -84,7 +86,7 @@ def _right(parameter: Any) -> Text:
     if parameter.required and parameter.param_type_name != "argument":
         text.append(" [required]", "red")
     default = _default(parameter)
-    return text.append(f" [default: {default}]" if default else "", _FAINT)
+    return text.append(f" [default:{_FIXED}{default.replace(' ', _FIXED)}]" if default else "", _FAINT)
 
 
 def _default(parameter: Any) -> str:
@@ -124,6 +126,8 @@ def _print_panel(console: Console, name: str, rows: Iterable[tuple[Text, Text]],
 def _lines(console: Console, left: Text, right: Text, column: int, width: int) -> Iterator[Text]:
     """Set two texts side by side, or the second below the first where that is too long."""
     wrapped = list(right.wrap(console, max(width, 20)))
+    for line in wrapped:
+        line.plain = line.plain.replace(_FIXED, " ")
     if len(left) > column - 2:
         yield left
     elif wrapped:

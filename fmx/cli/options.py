@@ -97,7 +97,13 @@ Levels = Annotated[str | None, noise(", or all (default: the first).")]
 AllLevels = Annotated[str, noise(", or all that are there.")]
 Level = Annotated[
     str | None,
-    option(WHAT, "Noise level: one that the store has (default: 0, clean).", "--noise", metavar="LEVEL"),
+    option(
+        WHAT,
+        "Noise level: one that the store has (default: 0, clean).",
+        "--noise",
+        metavar="LEVEL",
+        show_default=False,
+    ),
 ]
 LevelOfAll = Annotated[
     str | None, option(WHAT, "Noise level: this one only (default: all).", "--noise", metavar="LEVEL")

@@ -33,7 +33,6 @@ def register_projections(app: typer.Typer) -> None:
         app.command(epilog=f"Example: fmx {function.__name__} {words}", help=help_of(function))(function)
 
 
-_STORE = "From a store"
 _DECONV, _ATTRIBUTED = Target(output="deconv"), Target(output="attributed")
 
 Information = Annotated[
@@ -88,7 +87,7 @@ def deconv(
         ),
     ] = 64,
     fps: Annotated[float, opt.fps()] = 8,
-    store: Annotated[str | None, opt.option(_STORE, "Store of the model's activations.", metavar="STORE")] = None,
+    store: Annotated[str | None, opt.option(opt.WHAT, "Store of the model's activations.", metavar="STORE")] = None,
     top: Annotated[
         int | None, opt.top("samples of each channel in --store, projected and cropped to what the neuron sees")
     ] = None,
