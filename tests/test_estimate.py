@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_resume import LAYERS, SHAPE, extract, model
 
-from fmx.cli import options
+from fmx.cli import texts
 from fmx.errors import DataError, FmxError, LayerError, StoreError
 from fmx.extraction import Request, estimate, run, settle
 from fmx.extraction.keep import Keep, parse_channels
@@ -164,13 +164,13 @@ def test_mistakes() -> None:
     [("2GB", 2 * 10**9), ("500 MB", 5 * 10**8), ("1.5GiB", 1.5 * 2**30), ("64k", 64000), (None, None)],
 )
 def test_amounts_of_memory(text: str | None, value: int | None) -> None:
-    assert options.memory(text) == value
+    assert texts.memory(text) == value
 
 
 def test_amounts_and_notes_that_are_none() -> None:
     for wrong in ("much", "0GB", "-1GB", "2 pounds"):
         with pytest.raises(FmxError, match="--memory takes an amount"):
-            options.memory(wrong)
-    assert options.pairs("--meta", ["a=1", "b = x=y"]) == {"a": "1", "b": "x=y"}
+            texts.memory(wrong)
+    assert texts.pairs("--meta", ["a=1", "b = x=y"]) == {"a": "1", "b": "x=y"}
     with pytest.raises(FmxError, match="--meta takes key=value"):
-        options.pairs("--meta", ["gaze"])
+        texts.pairs("--meta", ["gaze"])

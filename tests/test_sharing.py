@@ -49,9 +49,9 @@ def test_large_batches_share(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, muc
         asked.append(session)
         return nullcontext()
 
-    run_module = import_module("fmx.extraction.run")
-    monkeypatch.setattr(run_module, "sharing", note)
-    monkeypatch.setattr(run_module, "_MUCH", much)
+    streaming = import_module("fmx.extraction.streaming")
+    monkeypatch.setattr(streaming, "sharing", note)
+    monkeypatch.setattr(streaming, "_MUCH", much)
     data = np.zeros((6, 3, 16, 16), np.float32)
     model = fmx.load(network(), input_shape=(3, 16, 16))
     fmx.extract(model, data, to=tmp_path / "a.zarr", layers="2", noise=[0, 0.5], batch_size=4, engine="eager")

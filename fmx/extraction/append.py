@@ -10,9 +10,9 @@ from fmx.adapter import Capture, resolve
 from fmx.errors import StoreError
 from fmx.extraction.feed import Fed
 from fmx.extraction.pipeline import Course, Meter
-from fmx.extraction.run import Stop, open_feed, open_session, stream
 from fmx.extraction.settle import Settled, output_shapes
 from fmx.extraction.sinks import StoreSink
+from fmx.extraction.streaming import Stop, open_feed, open_session, stream
 from fmx.store import AppendPart, AppendPlan, AppendWriter, Place, append_plan, finish_append
 
 __all__ = ["append"]

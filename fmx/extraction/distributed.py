@@ -249,7 +249,7 @@ class _Work:
 
     def open(self, engine: str) -> Session:
         if self.session is None:
-            from fmx.extraction.run import open_session
+            from fmx.extraction.streaming import open_session
 
             self.stack.enter_context(memory_is_kept())
             self.session = self.stack.enter_context(open_session(self.settled, engine))
@@ -275,7 +275,7 @@ def _leave(token: str | None = None) -> None:
 
 
 def _settle_engine(token: str, request: Request) -> dict[str, Any]:
-    from fmx.extraction.run import choose_engine
+    from fmx.extraction.streaming import choose_engine
 
     with _one_at_a_time:
         return choose_engine(_work_here(token, request).settled)
@@ -285,7 +285,7 @@ def _fill(token: str, request: Request, place: Place) -> None:
     """Compute units for as long as there are any to fetch."""
     from distributed import Event, get_client, get_worker
 
-    from fmx.extraction.run import fill_units
+    from fmx.extraction.streaming import fill_units
 
     worker = get_worker()
     meter = Meter(progress=_news_to(partial(worker.log_event, _name("done", token))))
