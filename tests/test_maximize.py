@@ -293,6 +293,58 @@ def test_transforms_of_small_pictures_are_smaller() -> None:
     assert Transforms.none().apply(same, [Transforms.none().draw(torch.Generator())]) is same
 
 
+@pytest.mark.parametrize(
+    ("side", "own", "expected"),
+    [
+        (128, 224, (128, 160, 192, 224)),
+        (128, 299, (128, 160, 192, 224)),
+        (96, 224, (96, 128, 160)),
+        (100, 150, (100, 128)),
+        (128, 128, ()),
+        (224, 224, ()),
+        (224, 128, ()),
+        (32, 32, ()),
+        (16, 32, ()),
+        (128, 0, ()),
+    ],
+)
+def test_pictures_are_seen_from_their_own_size_up_to_the_models(side: int, own: int, expected: tuple[int, ...]) -> None:
+    assert Transforms().settled(side, own).see == expected
+    assert Transforms.none().settled(side, own).see == ()
+    assert Transforms(see=(8,)).settled(side, own).see == (8,)
+
+
+def test_sides_at_which_pictures_are_seen_take_turns() -> None:
+    some = Transforms(see=(16, 24, 12))
+    assert [some.zoom(step, 16, 20) for step in range(4)] == [1.0, 1.5, 0.75, 1.0]
+    assert Transforms(see=()).zoom(5, 16, 20) == 1.0
+    assert Transforms.none().window(16, 20, 1.5) == (24, 30)
+
+
+@pytest.mark.parametrize("zoom", [1.5, 2.0, 0.5])
+def test_enlarged_windows_are_the_slow_loops_and_torchs(zoom: float) -> None:
+    transforms = Transforms(pad=3, jitter=2, scale=(0.7, 1.4), rotate=30, jitter_after=4)
+    picture = torch.rand(1, 2, 12, 16, generator=torch.Generator().manual_seed(4))
+    plain, larger = (transforms.draw(torch.Generator().manual_seed(5), z) for z in (1.0, zoom))
+    # What lies a pixel from the middle of the window as it is lies `zoom` pixels from it in the enlarged one.
+    for right, down in ((0.0, 0.0), (1.0, 0.0), (-2.0, 3.5)):
+        for row in (0, 3):
+            first, second = (
+                m[row] * right * z + m[row + 1] * down * z + m[row + 2] for m, z in ((plain, 1), (larger, zoom))
+            )
+            assert first == pytest.approx(second)
+    found = transforms.apply(picture, [larger], zoom)
+    window = (round(12 * zoom), round(16 * zoom))
+    for band in range(2):
+        expected = slow_look(picture[0, band].numpy().astype(float), larger, window)
+        np.testing.assert_allclose(found[0, band].numpy(), expected, atol=1e-4)
+    still = Transforms.none()
+    seen = still.apply(picture, [still.draw(torch.Generator(), zoom)], zoom)
+    expected = torch.nn.functional.interpolate(picture, window, mode="bilinear", align_corners=False)
+    inner = np.s_[..., 2:-2, 2:-2]  # beyond its edge a picture is grey, and not its own last pixel
+    torch.testing.assert_close(seen[inner], expected[inner], rtol=1e-4, atol=1e-5)
+
+
 def test_penalties_are_what_they_say() -> None:
     pictures = torch.rand(2, 3, 6, 5, generator=torch.Generator().manual_seed(7))
     kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256

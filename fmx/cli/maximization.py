@@ -106,6 +106,15 @@ def maximize(
     rotate: Annotated[
         float | None, _option(_ROBUST, "Degrees either way (default: 10).", metavar="DEGREES", min=0)
     ] = None,
+    see: Annotated[
+        str | None,
+        _option(
+            _ROBUST,
+            "Sides in pixels at which the network sees the picture, by turns (default: from its own to the model's: "
+            "128,160,192,224).",
+            metavar="PIXELS",
+        ),
+    ] = None,
     tv: Annotated[float, _option(_ROBUST, "Weight of the total variation.", metavar="X")] = 0.0,
     l2: Annotated[float, _option(_ROBUST, "Weight of the distance from grey.", metavar="X")] = 0.0,
     blur: Annotated[float, _option(_ROBUST, "Weight of what a slight blur would take away.", metavar="X")] = 0.0,
@@ -164,7 +173,7 @@ def maximize(
             rate=rate,
             seed=seed,
             pictures=pictures,
-            transforms=_transforms(transforms, jitter, zoom, rotate),
+            transforms=_transforms(transforms, jitter, zoom, rotate, see),
             tv=tv,
             l2=l2,
             blur=blur,
@@ -222,22 +231,28 @@ def _wanted(
     return [one + diversity * spread((*one.layers, OUTPUT)[0]) for one in made], None
 
 
-def _transforms(wanted: bool, jitter: int | None, zoom: str | None, rotate: float | None) -> bool | Transforms:
+def _transforms(
+    wanted: bool, jitter: int | None, zoom: str | None, rotate: float | None, see: str | None
+) -> bool | Transforms:
     from fmx.maximize import Transforms
 
     usual = Transforms()
     ends = texts.ends("--zoom", zoom, "0.9,1.1")
     if ends is not None and not 0 < ends[0] <= ends[1]:
         raise FmxError(f"--zoom takes the least and the largest scale, such as 0.9,1.1, not '{zoom}'.")
-    if jitter is None and ends is None and rotate is None:
+    sides = texts.numbers("--see", see)
+    if sides is not None and any(not side.is_integer() for side in sides):
+        raise FmxError(f"--see takes whole numbers of pixels, such as 128,224, not '{see}'.")
+    if jitter is None and ends is None and rotate is None and sides is None:
         return wanted
     if not wanted:
-        raise FmxError("--no-transforms leaves pictures as they are: leave --jitter, --zoom and --rotate out.")
+        raise FmxError("--no-transforms leaves pictures as they are: leave --jitter, --zoom, --rotate and --see out.")
     return replace(
         usual,
         jitter=usual.jitter if jitter is None else max(jitter, 0),
         scale=ends or usual.scale,
         rotate=usual.rotate if rotate is None else rotate,
+        see=usual.see if sides is None else tuple(map(int, sides)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,8 @@ def maximize(
     pictures : int
         How many of each objective, each from noise of its own.
     transforms : Transforms or bool
-        Random shifts, scales and turns in each step; Lucid's unless told. False for none.
+        Random shifts, scales and turns in each step, Lucid's unless told, and the sides at which the network sees the
+        picture, by turns: by default from its own up to the model's (see `Transforms.settled`). False for none.
     tv, l2, blur : float
         Weights of penalties on the picture; see `fmx.maximize.penalties`.
     decay : float
@@ -181,7 +182,12 @@ def maximize(
         if method == "maco"
         else "",
     )
-    network.fit(*look.for_size(settings.height, settings.width).window(settings.height, settings.width))
+    sides = settings.height, settings.width
+    as_they_are = network.fit(*look.for_size(*sides).window(*sides))
+    # Where the size has to stay what it is there are no turns.
+    fixed = method == "multi-scale" or not as_they_are or any(target.objective.placed for target in targets)
+    own = 0 if fixed else min(network.own_size)
+    settings = replace(settings, transforms=look.settled(min(sides), own))
     about = settings.plain() | {"pictures": pictures, "model": opened.fingerprint, "preprocess": prepare.settings()}
     about |= {"every": every or 0}
     kept = keep_for(to, opened.fingerprint)

@@ -107,7 +107,9 @@ class Ascent:
             adam.step(gradient, self._moving)
             if len(self.curve) == PATIENCE:
                 known = torch.stack(self.curve)
-                self._stop(self._moving & (known == known[0]).all(0), FLAT, self.numbers)
+                # Pictures of the same size are compared: what never moves may still differ between sizes.
+                first = known[torch.arange(PATIENCE) % len(self.transforms.see or "1")]
+                self._stop(self._moving & (known == first).all(0), FLAT, self.numbers)
             self._told(watch, step)
 
     def _push(self, gradient: Tensor, level: Tensor, adam: _Adam) -> None:
@@ -142,14 +144,15 @@ class Ascent:
         height, width = self.image.size
         transforms = self.transforms.for_size(height, width)
         if only is None:
-            self._maps = [transforms.draw(generator) for generator in self._generators]
+            self._zoom = transforms.zoom(len(self.curve), height, width)
+            self._maps = [transforms.draw(generator, self._zoom) for generator in self._generators]
         wanted_rows = self._moving if only is None else only
         reached = torch.full((len(self.draws),), torch.nan)
         gradient = torch.zeros_like(self.numbers)
-        for groups, rows in self._passes(transforms.window(height, width), wanted_rows):
+        for groups, rows in self._passes(transforms.window(height, width, self._zoom), wanted_rows):
             numbers = self.numbers[rows].detach().requires_grad_()
             pictures = self.image.picture(numbers)
-            looked = transforms.apply(pictures, [self._maps[i] for i in rows])
+            looked = transforms.apply(pictures, [self._maps[i] for i in rows], self._zoom)
             objective = measured(self.network, groups, looked, leaky=only is not None)
             wanted = objective
             penalty = self.penalties(pictures)

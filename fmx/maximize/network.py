@@ -155,8 +155,13 @@ class Network:
         return value.movedim(at, 1) if at != 1 else value
 
     @torch.enable_grad()
-    def fit(self, height: int, width: int) -> None:
+    def fit(self, height: int, width: int) -> bool:
         """Find out how pictures of a size are taken: as they are or resized to the model's own, at once or one by one.
+
+        Returns
+        -------
+        bool
+            Whether as they are.
 
         Raises
         ------
@@ -172,6 +177,7 @@ class Network:
             said = self._find_way(height, width)
         if said is not None:
             raise ModelError(f"{self.source} does not run on pictures of {height}×{width}: {said}.")
+        return self._ways[height, width].resize is None
 
     def _find_way(self, height: int, width: int) -> str | None:
         """Find a way, or say why there is none."""

@@ -38,12 +38,15 @@ class Term:
         Given the layer's values (picture, channel, …position), one number a picture, (picture,).
     channel : int or None
         The channel, where it is a whole one and nothing else.
+    placed : bool
+        Whether it looks at one position, whose number means another place in maps of another size.
     """
 
     label: str
     layer: str
     measure: Callable[[Tensor], Tensor]
     channel: int | None = None
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Objective:
     def needs_output(self) -> bool:
         """Whether it looks at the model's output."""
         return any(term.layer == OUTPUT for _, term in self.terms)
+
+    @property
+    def placed(self) -> bool:
+        """Whether it looks at positions that are given by their numbers."""
+        return any(term.placed for _, term in self.terms)
 
     @property
     def label(self) -> str:
@@ -154,7 +162,7 @@ def neuron(layer: str, index: int, y: int | None = None, x: int | None = None) -
         return _at(_checked(value, layer, index)[:, index], layer, (y, x))
 
     place = "@" if y is None and x is None else f"@{'' if y is None else y},{'' if x is None else x}"
-    return _single(f"{layer}:{index}{place}", layer, measure)
+    return _single(f"{layer}:{index}{place}", layer, measure, placed=place != "@")
 
 
 def logit(index: int) -> Objective:
@@ -199,7 +207,7 @@ def direction(
             dot = dot * cosine.clamp_min(0.1) ** cosine_power
         return dot.reshape(len(value), -1).mean(1) if y is None and x is None else _at(dot, layer, (y, x))
 
-    return _single(f"direction({layer})", layer, measure)
+    return _single(f"direction({layer})", layer, measure, placed=y is not None or x is not None)
 
 
 def diversity(layer: str) -> Objective:
@@ -224,8 +232,10 @@ def diversity(layer: str) -> Objective:
     return _single(f"diversity({layer})", layer, measure)
 
 
-def _single(label: str, layer: str, measure: Callable[[Tensor], Tensor], index: int | None = None) -> Objective:
-    return Objective(((1.0, Term(label, layer, measure, index)),))
+def _single(
+    label: str, layer: str, measure: Callable[[Tensor], Tensor], index: int | None = None, *, placed: bool = False
+) -> Objective:
+    return Objective(((1.0, Term(label, layer, measure, index, placed)),))
 
 
 def _checked(value: Tensor, layer: str, index: int) -> Tensor:

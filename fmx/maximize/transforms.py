@@ -15,6 +15,8 @@ from torch import Tensor
 __all__ = ["Transforms"]
 
 GREY = 0.5
+# Sides at which pictures are seen lie so far apart, as most networks halve them five times, and reach so far.
+_APART, _LARGEST = 32, 1.75
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Transforms:
         Degrees by which it is turned at most, either way.
     jitter_after : int
         Pixels by which it is shifted at most, after all.
+    see : tuple of int, optional
+        Sides in pixels to which the window is enlarged, by turns from step to step (the shorter side, where they
+        differ); none: the network sees it as it is. None stands for what `settled` gives.
     """
 
     pad: int = 6
@@ -44,11 +49,27 @@ class Transforms:
     scale: tuple[float, float] = (0.9, 1.1)
     rotate: float = 10.0
     jitter_after: int = 4
+    see: tuple[int, ...] | None = None
 
     @classmethod
     def none(cls) -> Transforms:
         """Give transforms that leave a picture as it is."""
-        return cls(0, 0, (1.0, 1.0), 0.0, 0)
+        return cls(0, 0, (1.0, 1.0), 0.0, 0, ())
+
+    def settled(self, side: int, own: int) -> Transforms:
+        """Settle at which sides pictures are seen, where nothing was said.
+
+        By turns their own and every multiple of 32 up to the model's own, or 1.75 times theirs if that is less: what
+        excites a network at one size only excites it little at another.
+        """
+        if self.see is not None:
+            return self
+        larger = range((side // _APART + 1) * _APART, min(own, int(side * _LARGEST)) + 1, _APART)
+        return replace(self, see=(side, *larger) if larger else ())
+
+    def zoom(self, step: int, height: int, width: int) -> float:
+        """Say how much a picture is enlarged in a step, from 0."""
+        return self.see[step % len(self.see)] / min(height, width) if self.see else 1.0
 
     def for_size(self, height: int, width: int) -> Transforms:
         """Shrink border and shifts for pictures below 128 pixels, in proportion."""
@@ -63,17 +84,17 @@ class Transforms:
     @property
     def identity(self) -> bool:
         """Whether they do nothing."""
-        return self == Transforms.none()
+        return replace(self, see=()) == Transforms.none()
 
-    def window(self, height: int, width: int) -> tuple[int, int]:
+    def window(self, height: int, width: int, zoom: float = 1.0) -> tuple[int, int]:
         """Give the size that the network sees."""
         more = 2 * self.pad - self.jitter - self.jitter_after
-        return max(height + more, 1), max(width + more, 1)
+        return max(round((height + more) * zoom), 1), max(round((width + more) * zoom), 1)
 
-    def draw(self, generator: torch.Generator) -> tuple[float, ...]:
+    def draw(self, generator: torch.Generator, zoom: float = 1.0) -> tuple[float, ...]:
         """Draw the map of one picture, (a, b, dx, c, d, dy), from places in the window to those in the picture.
 
-        Both count in pixels from the middle.
+        Both count in pixels from the middle. Shifts are in pixels of the picture, whatever it is enlarged by.
         """
         shifts = [self._shift(self.jitter, generator) for _ in "xy"]
         low, high = self.scale
@@ -83,14 +104,14 @@ class Transforms:
         # Backwards: undo the last shift, the turn and the scale, then the first shift.
         a, b = math.cos(angle) / scale, math.sin(angle) / scale
         dx, dy = (-(a * after[0] + b * after[1]) - shifts[0], -(-b * after[0] + a * after[1]) - shifts[1])
-        return a, b, dx, -b, a, dy
+        return a / zoom, b / zoom, dx, -b / zoom, a / zoom, dy
 
     @staticmethod
     def _shift(most: int, generator: torch.Generator) -> float:
         """Draw whole pixels, about 0."""
         return float(torch.randint(0, most + 1, (), generator=generator)) - most / 2
 
-    def apply(self, pictures: Tensor, maps: Sequence[Sequence[float]]) -> Tensor:
+    def apply(self, pictures: Tensor, maps: Sequence[Sequence[float]], zoom: float = 1.0) -> Tensor:
         """Look at pictures through their maps.
 
         Parameters
@@ -99,16 +120,18 @@ class Transforms:
             Pixels from 0 to 1.
         maps : sequence
             What `draw` gave for each.
+        zoom : float
+            With which it did.
 
         Returns
         -------
         tensor (picture, band, y, x)
             Of the size of the window; mid-grey where there is no picture.
         """
-        if self.identity:
+        if self.identity and zoom == 1:
             return pictures
         height, width = pictures.shape[2:]
-        size = self.window(height, width)
+        size = self.window(height, width, zoom)
         device = pictures.device
         if device.type == "cpu" and pictures.dtype == torch.float32:
             from fmx.maximize.sampling import looked_at
