@@ -50,7 +50,11 @@ def spellings(option: Any) -> list[str]:
 def kind_of(option: Any) -> str:
     """Give the type of an option's value; parsers of two generations keep it in two places."""
     described = getattr(option, "type_descriptor", None)
-    kind = option.type.name if described is None else str(getattr(described.annotation, "__name__", ""))
+    kind = (
+        option.type.name.removesuffix(" range")
+        if described is None
+        else str(getattr(described.annotation, "__name__", ""))
+    )
     return f"{kind}{' several times' if option.multiple else ''}"
 
 

@@ -80,9 +80,10 @@ def _not_a_number(error: Any) -> str:
     option = getattr(error, "param", None)
     if type(error).__name__ != "BadParameter" or option is None:
         return ""
+    # Parsers of two generations keep the type and the bounds in two places.
     kind = getattr(getattr(option, "type_descriptor", None), "annotation", None) or type(option.default)
     what = {int: "a whole number", float: "a number"}.get(kind)
-    least = getattr(option, "min", None)
+    least = getattr(option if hasattr(option, "min") else getattr(option, "type", None), "min", None)
     if what is None:
         return ""
     given = [sys.argv[i + 1] for i, word in enumerate(sys.argv[:-1]) if word in option.opts]
