@@ -56,6 +56,14 @@ def test_lines_are_means_over_some_steps(channels: int, steps: int, width: float
         np.testing.assert_allclose(line.get_ydata(), expected)
 
 
+def test_means_are_over_whole_turns_of_the_sizes_that_are_seen() -> None:
+    steps = np.arange(1, 41)
+    given = results(2, 40, {"transforms": {"see": [128, 160, 192, 224]}})
+    given["curve"][0] = 10.0 * (steps % 4)
+    line = lines_of(plots.ascent_curves({"layer": given}), "layer-0")
+    assert set(line.get_ydata()[2:-2].tolist()) == {15.0}
+
+
 def test_several_layers_have_axes_of_their_own() -> None:
     some = results(3, 64, {"method": "multi-scale", "scales": 4, "steps": 16})
     figure = plots.ascent_curves({"stem": some, "layer1": results(9, 20)}, title="Both", facts=["seed 3"])

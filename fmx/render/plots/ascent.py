@@ -49,7 +49,9 @@ def ascent_curves(results: Mapping[str, xr.Dataset], **given: Unpack[PageLook]) 
         curves = np.asarray(dataset["curve"].values, np.float64)
         names = _names(dataset)
         shown = looks(len(names), ordered=len(names) > _MOST_DISTINCT)
-        window = max(curves.shape[1] // _SMOOTHED, 1)
+        # Whole turns of the sizes at which pictures are seen, whose objectives differ.
+        turns = len(_settings(dataset).get("transforms", {}).get("see", ())) or 1
+        window = max(curves.shape[1] // (_SMOOTHED * turns), 1) * turns
         _draw(axes, dataset["step"].values, curves, window, shown, layer)
         axes.set_ylabel("mean of the channel" if "channel" in dataset.dims else "objective")
         axes.grid(axis="y")
@@ -90,9 +92,14 @@ def _names(dataset: xr.Dataset) -> list[str]:
     return [f"{target} #{variant}" if several else str(target) for target, variant in pairs]
 
 
+def _settings(dataset: xr.Dataset) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(str(dataset.attrs.get("settings", "{}")))
+    return found
+
+
 def _grows(axes: Axes, dataset: xr.Dataset) -> str:
     """Mark the steps at which pictures grew."""
-    settings = json.loads(str(dataset.attrs.get("settings", "{}")))
+    settings = _settings(dataset)
     if settings.get("method") != "multi-scale":
         return ""
     for k in range(1, int(settings["scales"])):
