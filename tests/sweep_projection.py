@@ -56,7 +56,7 @@ TOLERANCE, EXACT = 1e-3, 1e-5
 COMMANDS = {
     "deconv": "deconv --layer {layer} --maps 4 --activations 0.2",
     **{method: f"attribute --method {method} --class 3 --copies 4 --steps 4" for method in ATTRIBUTIONS},
-    "guided, a channel": "attribute --method guided --layer {layer} --channels 0,2 --over max",
+    "guided, a channel": "attribute --method guided --layer {layer} --channels 0,2 --how max",
     "occlude": "occlude --patch 24 --stride 24 --class 3 --layer {layer} --channels 0,2 --scores raw --engine eager",
 }
 
