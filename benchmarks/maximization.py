@@ -134,11 +134,12 @@ def by_lucent(net: Any, channels: range, steps: int, size: int | None) -> np.nda
     return np.stack(made)
 
 
-def by_fmx(model: Any, channels: range, steps: int) -> np.ndarray:
-    """Maximize channels together."""
+def by_fmx(model: Any, channels: range, steps: int, see: tuple[int, ...] | None = None) -> np.ndarray:
+    """Maximize channels together, seen at the usual sizes unless told."""
     import fmx
 
-    found = fmx.maximize.maximize(model, LAYER, channels, steps=steps, size=128, preprocess=preprocess())
+    look: dict[str, Any] = {"transforms": fmx.maximize.Transforms(see=see), "preprocess": preprocess()}
+    found = fmx.maximize.maximize(model, LAYER, channels, steps=steps, size=128, **look)
     return found[LAYER]["picture"].values
 
 
@@ -153,8 +154,9 @@ def speed(real: Path, steps: int, rounds: int) -> None:
     model = fmx.load(network(real), input_shape=(3, 224, 224))
     contenders = {
         "fmx, 16 together": lambda: by_fmx(model, channels, steps),
+        "the same, seen at 128 px": lambda: by_fmx(model, channels, steps, (128,)),
         "torch-lucent one by one": lambda: by_lucent(net, channels, steps, None),
-        "the same, network at 128 px": lambda: by_lucent(net, channels, steps, 128),
+        "torch-lucent at 128 px": lambda: by_lucent(net, channels, steps, 128),
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     made: dict[str, np.ndarray] = {}
@@ -182,7 +184,7 @@ def speed(real: Path, steps: int, rounds: int) -> None:
     print("enlarged to 224 px; higher: channels whose picture by fmx has at least the activation, at 128 px.")
 
 
-def photographs(real: Path, name: str, count: int, steps: int) -> None:
+def photographs(real: Path, name: str, count: int, steps: int, see: tuple[int, ...] | None = None) -> None:
     """Compare each channel's maximized picture with the best of the CIFAR pictures and of the photographs."""
     import fmx
 
@@ -196,7 +198,8 @@ def photographs(real: Path, name: str, count: int, steps: int) -> None:
     for layer in case.layers:
         best = {n: np.max([means(net, layer, p, prepare).max(0) for p in some], 0) for n, some in groups.items()}
         channels = np.linspace(0, len(best["cifar"]) - 1, count).round().astype(int)
-        settings: dict[str, Any] = {"steps": steps, "size": case.side, "preprocess": prepare}
+        look = fmx.maximize.Transforms(see=see)
+        settings: dict[str, Any] = {"steps": steps, "size": case.side, "preprocess": prepare, "transforms": look}
         found = fmx.maximize.maximize(model, layer, channels.tolist(), **settings)[layer]
         reached = found["activation"].values
         strongest = np.maximum(*(value[channels] for value in best.values()))
@@ -242,11 +245,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--network", choices=list(CASES), default="squeezenet1_1")
+    parser.add_argument("--see", help="of photographs: sides at which the network sees pictures, by turns: 128,224")
     options = parser.parse_args()
     if options.part == "speed":
         speed(options.real, options.steps, options.rounds)
     else:
-        photographs(options.real, options.network, options.channels, options.steps)
+        see = tuple(map(int, options.see.split(","))) if options.see else None
+        photographs(options.real, options.network, options.channels, options.steps, see)
 
 
 if __name__ == "__main__":
