@@ -134,11 +134,11 @@ def by_lucent(net: Any, channels: range, steps: int, size: int | None) -> np.nda
     return np.stack(made)
 
 
-def by_fmx(model: Any, channels: range, steps: int, see: tuple[int, ...] | None = None) -> np.ndarray:
+def by_fmx(model: Any, channels: range, steps: int, views: tuple[int, ...] | None = None) -> np.ndarray:
     """Maximize channels together, seen at the usual sizes unless told."""
     import fmx
 
-    look: dict[str, Any] = {"transforms": fmx.maximize.Transforms(see=see), "preprocess": preprocess()}
+    look: dict[str, Any] = {"transforms": fmx.maximize.Transforms(views=views), "preprocess": preprocess()}
     found = fmx.maximize.maximize(model, LAYER, channels, steps=steps, size=128, **look)
     return found[LAYER]["picture"].values
 
@@ -184,7 +184,7 @@ def speed(real: Path, steps: int, rounds: int) -> None:
     print("enlarged to 224 px; higher: channels whose picture by fmx has at least the activation, at 128 px.")
 
 
-def photographs(real: Path, name: str, count: int, steps: int, see: tuple[int, ...] | None = None) -> None:
+def photographs(real: Path, name: str, count: int, steps: int, views: tuple[int, ...] | None = None) -> None:
     """Compare each channel's maximized picture with the best of the CIFAR pictures and of the photographs."""
     import fmx
 
@@ -198,7 +198,7 @@ def photographs(real: Path, name: str, count: int, steps: int, see: tuple[int, .
     for layer in case.layers:
         best = {n: np.max([means(net, layer, p, prepare).max(0) for p in some], 0) for n, some in groups.items()}
         channels = np.linspace(0, len(best["cifar"]) - 1, count).round().astype(int)
-        look = fmx.maximize.Transforms(see=see)
+        look = fmx.maximize.Transforms(views=views)
         settings: dict[str, Any] = {"steps": steps, "size": case.side, "preprocess": prepare, "transforms": look}
         found = fmx.maximize.maximize(model, layer, channels.tolist(), **settings)[layer]
         reached = found["activation"].values
@@ -245,13 +245,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--network", choices=list(CASES), default="squeezenet1_1")
-    parser.add_argument("--see", help="of photographs: sides at which the network sees pictures, by turns: 128,224")
+    parser.add_argument("--views", help="of photographs: sides at which the network sees pictures, by turns: 128,224")
     options = parser.parse_args()
     if options.part == "speed":
         speed(options.real, options.steps, options.rounds)
     else:
-        see = tuple(map(int, options.see.split(","))) if options.see else None
-        photographs(options.real, options.network, options.channels, options.steps, see)
+        views = tuple(map(int, options.views.split(","))) if options.views else None
+        photographs(options.real, options.network, options.channels, options.steps, views)
 
 
 if __name__ == "__main__":

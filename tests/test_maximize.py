@@ -309,15 +309,15 @@ def test_transforms_of_small_pictures_are_smaller() -> None:
     ],
 )
 def test_pictures_are_seen_from_their_own_size_up_to_the_models(side: int, own: int, expected: tuple[int, ...]) -> None:
-    assert Transforms().settled(side, own).see == expected
-    assert Transforms.none().settled(side, own).see == ()
-    assert Transforms(see=(8,)).settled(side, own).see == (8,)
+    assert Transforms().settled(side, own).views == expected
+    assert Transforms.none().settled(side, own).views == ()
+    assert Transforms(views=(8,)).settled(side, own).views == (8,)
 
 
 def test_sides_at_which_pictures_are_seen_take_turns() -> None:
-    some = Transforms(see=(16, 24, 12))
+    some = Transforms(views=(16, 24, 12))
     assert [some.zoom(step, 16, 20) for step in range(4)] == [1.0, 1.5, 0.75, 1.0]
-    assert Transforms(see=()).zoom(5, 16, 20) == 1.0
+    assert Transforms(views=()).zoom(5, 16, 20) == 1.0
     assert Transforms.none().window(16, 20, 1.5) == (24, 30)
 
 

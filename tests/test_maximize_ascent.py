@@ -347,17 +347,17 @@ def test_the_network_sees_pictures_at_the_sizes_asked_for_by_turns() -> None:
     model = fmx.load(Widths().eval(), input_shape=(3, 64, 64))
     settings: dict[str, Any] = {"size": 32, "preprocess": Preprocess(crop=(64, 64), channels=3)}
     settings |= {"rate": 0.2, "restarts": 1}
-    found = maximize(model, "cat", [0, 1], transforms=Transforms(see=(32, 48, 20)), steps=40, **settings)["cat"]
+    found = maximize(model, "cat", [0, 1], transforms=Transforms(views=(32, 48, 20)), steps=40, **settings)["cat"]
     assert found["curve"].values[0, :7].tolist() == [32, 48, 20, 32, 48, 20, 32]
     # It differs from step to step and never moves all the same.
     assert found["status"].values.tolist() == ["flat", "ok"]
     assert found["restarts"].values.tolist() == [1, 0]
     assert found["activation"].values[0] == 32
-    assert json.loads(found.attrs["settings"])["transforms"]["see"] == [32, 48, 20]
+    assert json.loads(found.attrs["settings"])["transforms"]["views"] == [32, 48, 20]
 
     def seen(wanted: Any = "cat", channels: Any = (0,), **more: Any) -> list[int]:
         made = maximize(model, wanted, channels, steps=2, **settings | more)
-        return json.loads(next(iter(made.values())).attrs["settings"])["transforms"]["see"]
+        return json.loads(next(iter(made.values())).attrs["settings"])["transforms"]["views"]
 
     assert seen(size=40) == [40, 64]
     assert seen(size=64) == seen(transforms=False, size=40) == []
@@ -365,8 +365,8 @@ def test_the_network_sees_pictures_at_the_sizes_asked_for_by_turns() -> None:
     assert seen([neuron("cat", 1, 3, 4)], None, size=40) == []
     assert seen([neuron("cat", 1)], None, size=40) == [40, 64]
     assert seen(size=40, method="multi-scale", scales=1) == []
-    with pytest.raises(FmxError, match="--see takes up to 8 sides of at least 4 pixels"):
-        seen(transforms=Transforms(see=(3,)))
+    with pytest.raises(FmxError, match="--views takes up to 8 sides of at least 4 pixels"):
+        seen(transforms=Transforms(views=(3,)))
 
 
 def test_networks_of_one_size_see_pictures_at_that() -> None:
@@ -375,7 +375,7 @@ def test_networks_of_one_size_see_pictures_at_that() -> None:
         net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 5))
     model = fmx.load(net.eval(), input_shape=(3, 64, 64))
     found = maximize(model, [logit(1)], steps=2, size=40)["objectives"]
-    assert json.loads(found.attrs["settings"])["transforms"]["see"] == []
+    assert json.loads(found.attrs["settings"])["transforms"]["views"] == []
 
 
 def test_transforms_of_ones_own(model: Any) -> None:

@@ -58,7 +58,7 @@ def test_lines_are_means_over_some_steps(channels: int, steps: int, width: float
 
 def test_means_are_over_whole_turns_of_the_sizes_that_are_seen() -> None:
     steps = np.arange(1, 41)
-    given = results(2, 40, {"transforms": {"see": [128, 160, 192, 224]}})
+    given = results(2, 40, {"transforms": {"views": [128, 160, 192, 224]}})
     given["curve"][0] = 10.0 * (steps % 4)
     line = lines_of(plots.ascent_curves({"layer": given}), "layer-0")
     assert set(line.get_ydata()[2:-2].tolist()) == {15.0}

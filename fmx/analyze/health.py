@@ -44,7 +44,7 @@ MEANINGS = {
     "in layers that are not trained",
     "not finite": "NaN or infinite values: an overflow in the model or in the stored type",
 }
-# What each channel is that is counted; a whole statement behind "whether the channel" and "channels of which each".
+# What each channel is that is counted; a whole statement behind "whether the channel" and "channels, each of which".
 _STATES = {
     "dead": "is dead: it has no value above 0 (max ≤ 0) if the layer has none below 0, else the same value everywhere "
     "(min = max)",
@@ -71,7 +71,7 @@ _CHANNEL = {
 }
 _LAYER = {
     "channels": "number of channels of the layer",
-    **{name: f"number of channels of which each {text}" for name, text in _STATES.items()},
+    **{name: f"number of channels, each of which {text}" for name, text in _STATES.items()},
     "mean": "mean activation of the layer: mean over its channels of Σx / n",
     "magnitude": "mean absolute activation of the layer: mean over its channels of Σ|x| / n; 0.1 to 2.0 are usual",
     "sparsity": "share of the layer's finite values that are exactly 0; 0.3 to 0.7 are usual behind a ReLU",

@@ -106,7 +106,7 @@ def maximize(
     rotate: Annotated[
         float | None, _option(_ROBUST, "Degrees either way (default: 10).", metavar="DEGREES", min=0)
     ] = None,
-    see: Annotated[
+    views: Annotated[
         str | None,
         _option(
             _ROBUST,
@@ -173,7 +173,7 @@ def maximize(
             rate=rate,
             seed=seed,
             pictures=pictures,
-            transforms=_transforms(transforms, jitter, zoom, rotate, see),
+            transforms=_transforms(transforms, jitter, zoom, rotate, views),
             tv=tv,
             l2=l2,
             blur=blur,
@@ -232,7 +232,7 @@ def _wanted(
 
 
 def _transforms(
-    wanted: bool, jitter: int | None, zoom: str | None, rotate: float | None, see: str | None
+    wanted: bool, jitter: int | None, zoom: str | None, rotate: float | None, views: str | None
 ) -> bool | Transforms:
     from fmx.maximize import Transforms
 
@@ -240,19 +240,19 @@ def _transforms(
     ends = texts.ends("--zoom", zoom, "0.9,1.1")
     if ends is not None and not 0 < ends[0] <= ends[1]:
         raise FmxError(f"--zoom takes the least and the largest scale, such as 0.9,1.1, not '{zoom}'.")
-    sides = texts.numbers("--see", see)
+    sides = texts.numbers("--views", views)
     if sides is not None and any(not side.is_integer() for side in sides):
-        raise FmxError(f"--see takes whole numbers of pixels, such as 128,224, not '{see}'.")
+        raise FmxError(f"--views takes whole numbers of pixels, such as 128,224, not '{views}'.")
     if jitter is None and ends is None and rotate is None and sides is None:
         return wanted
     if not wanted:
-        raise FmxError("--no-transforms leaves pictures as they are: leave --jitter, --zoom, --rotate and --see out.")
+        raise FmxError("--no-transforms leaves pictures as they are: leave --jitter, --zoom, --rotate and --views out.")
     return replace(
         usual,
         jitter=usual.jitter if jitter is None else max(jitter, 0),
         scale=ends or usual.scale,
         rotate=usual.rotate if rotate is None else rotate,
-        see=usual.see if sides is None else tuple(map(int, sides)),
+        views=usual.views if sides is None else tuple(map(int, sides)),
     )
 
 

@@ -99,7 +99,7 @@ Level = Annotated[
     str | None,
     option(
         WHAT,
-        "Noise level: one that the store has (default: 0, clean).",
+        "Noise level: one that the store has; 0 is clean.",
         "--noise",
         metavar="LEVEL",
         show_default=False,

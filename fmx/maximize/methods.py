@@ -97,7 +97,7 @@ class Settings:
         """Give all of it as plain values that JSON holds."""
         made = asdict(self)
         made["transforms"]["scale"] = list(self.transforms.scale)
-        made["transforms"]["see"] = list(self.transforms.see or ())
+        made["transforms"]["views"] = list(self.transforms.views or ())
         return made
 
 
@@ -129,9 +129,9 @@ def settings_for(method: str, own_size: tuple[int, int], **given: Any) -> Settin
         if getattr(made, name) < least:
             what = "size" if name == "height" else name
             raise FmxError(f"--{what} takes a number of at least {least}, not {getattr(made, name)}.")
-    see = made.transforms.see or ()
-    if len(see) > _MOST_TURNS or any(side < 4 for side in see):
-        raise FmxError(f"--see takes up to {_MOST_TURNS} sides of at least 4 pixels, such as 128,224.")
+    views = made.transforms.views or ()
+    if len(views) > _MOST_TURNS or any(side < 4 for side in views):
+        raise FmxError(f"--views takes up to {_MOST_TURNS} sides of at least 4 pixels, such as 128,224.")
     for name in ("rate", "factor", "contrast"):
         if not 0 < getattr(made, name) < float("inf"):
             raise FmxError(f"--{name} takes a number greater than 0, not {getattr(made, name)}.")

@@ -39,7 +39,7 @@ class Transforms:
         Degrees by which it is turned at most, either way.
     jitter_after : int
         Pixels by which it is shifted at most, after all.
-    see : tuple of int, optional
+    views : tuple of int, optional
         Sides in pixels to which the window is enlarged, by turns from step to step (the shorter side, where they
         differ); none: the network sees it as it is. None stands for what `settled` gives.
     """
@@ -49,7 +49,7 @@ class Transforms:
     scale: tuple[float, float] = (0.9, 1.1)
     rotate: float = 10.0
     jitter_after: int = 4
-    see: tuple[int, ...] | None = None
+    views: tuple[int, ...] | None = None
 
     @classmethod
     def none(cls) -> Transforms:
@@ -62,14 +62,14 @@ class Transforms:
         By turns their own and every multiple of 32 up to the model's own, or 1.75 times theirs if that is less: what
         excites a network at one size only excites it little at another.
         """
-        if self.see is not None:
+        if self.views is not None:
             return self
         larger = range((side // _APART + 1) * _APART, min(own, int(side * _LARGEST)) + 1, _APART)
-        return replace(self, see=(side, *larger) if larger else ())
+        return replace(self, views=(side, *larger) if larger else ())
 
     def zoom(self, step: int, height: int, width: int) -> float:
         """Say how much a picture is enlarged in a step, from 0."""
-        return self.see[step % len(self.see)] / min(height, width) if self.see else 1.0
+        return self.views[step % len(self.views)] / min(height, width) if self.views else 1.0
 
     def for_size(self, height: int, width: int) -> Transforms:
         """Shrink border and shifts for pictures below 128 pixels, in proportion."""
@@ -84,7 +84,7 @@ class Transforms:
     @property
     def identity(self) -> bool:
         """Whether they do nothing."""
-        return replace(self, see=()) == Transforms.none()
+        return replace(self, views=()) == Transforms.none()
 
     def window(self, height: int, width: int, zoom: float = 1.0) -> tuple[int, int]:
         """Give the size that the network sees."""

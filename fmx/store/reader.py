@@ -62,14 +62,17 @@ class Store:
             "timesteps": self.frames,
         }
         said = " · ".join(f"{key} <b>{escape(str(value))}</b>" for key, value in facts.items())
+        text = ' style="text-align:left"'  # notebooks put all cells to the right
         rows = "".join(
-            f"<tr><td>{escape(i.name)}</td><td>{escape(i.kind)}</td><td>{escape(' '.join(i.dims))}</td>"
+            f"<tr><td{text}>{escape(i.name)}</td><td{text}>{escape(i.kind)}</td>"
+            f"<td{text}>{escape(' '.join(i.dims))}</td>"
             f"<td>{'×'.join(map(str, i.shape))}</td><td>{i.dtype}</td></tr>"
             for i in self.layers[:MOST_LISTED]
         )
         more = len(self.layers) - MOST_LISTED
         rest = f'<tr><td colspan="5">… {more} more layers</td></tr>' if more > 0 else ""
-        heads = "".join(f"<th>{name}</th>" for name in ("layer", "kind", "dims", "shape", "dtype"))
+        heads = "".join(f"<th{text}>{name}</th>" for name in ("layer", "kind", "dims"))
+        heads += "<th>shape</th><th>dtype</th>"
         return (
             f"<div><b>fmx store</b> {escape(str(self.path))}<br>{said}"
             f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}{rest}</tbody></table></div>"

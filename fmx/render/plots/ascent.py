@@ -50,7 +50,7 @@ def ascent_curves(results: Mapping[str, xr.Dataset], **given: Unpack[PageLook]) 
         names = _names(dataset)
         shown = looks(len(names), ordered=len(names) > _MOST_DISTINCT)
         # Whole turns of the sizes at which pictures are seen, whose objectives differ.
-        turns = len(_settings(dataset).get("transforms", {}).get("see", ())) or 1
+        turns = len(_settings(dataset).get("transforms", {}).get("views", ())) or 1
         window = max(curves.shape[1] // (_SMOOTHED * turns), 1) * turns
         _draw(axes, dataset["step"].values, curves, window, shown, layer)
         axes.set_ylabel("mean of the channel" if "channel" in dataset.dims else "objective")
