@@ -125,7 +125,9 @@ def known_pictures() -> set[Path]:
 
 def remake(patterns: list[str]) -> None:
     """Make the pictures whose names fit a pattern, in a folder that is gone afterwards."""
-    wanted = [path for path in sorted(known_pictures()) if any(fnmatch(path.name, p) for p in patterns)]
+    wanted = [path for path in sorted(known_pictures()) if any(fnmatch(path.stem, Path(p).stem) for p in patterns)]
+    if not wanted:
+        raise SystemExit(f"No picture of the documentation is called {' or '.join(patterns)}.")
     with TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("real").symlink_to(REAL)
@@ -229,9 +231,10 @@ def _methods() -> Image.Image:
     methods = {"fourier": "--steps 256", "pixels": "--steps 256", "multi-scale": "--scales 8"}
     methods["maco"] = "--spectrum real/images/photos"
     for method, options in methods.items():
-        run = f"fmx maximize {SQUEEZENET} --layer features.9 --channels 0-3 --method {method} {options} --name {method}"
+        # Results of one folder are of one method.
+        run = f"fmx maximize {SQUEEZENET} --layer features.9 --channels 0-3 --method {method} {options} -o by-{method}"
         _run(run)
-        (index,) = Path().glob(f"maximized/*/{method}/index.csv")
+        (index,) = Path().glob(f"by-{method}/*/*/index.csv")
         rows = pd.read_csv(index).dropna(subset="activation")
         for channel, (file, activation) in enumerate(zip(rows["file"], rows["activation"], strict=True)):
             with Image.open(index.with_name(file)) as picture:
