@@ -225,7 +225,6 @@ def _attribution() -> Image.Image:
 
 def _methods() -> Image.Image:
     from fmx.render.sheet import picture_sheet
-    from fmx.render.text import number
 
     pictures, captions = [], []
     methods = {"fourier": "--steps 256", "pixels": "--steps 256", "multi-scale": "--scales 8"}
@@ -239,7 +238,7 @@ def _methods() -> Image.Image:
         for channel, (file, activation) in enumerate(zip(rows["file"], rows["activation"], strict=True)):
             with Image.open(index.with_name(file)) as picture:
                 pictures.append(np.asarray(picture.convert("RGB").resize((112, 112), Image.Resampling.LANCZOS)))
-            captions.append(f"channel {channel}: {number(activation)}")
+            captions.append(f"channel {channel}: {activation:.4g}")
     titles = [name if name != "maco" else "maco, spectrum of photographs" for name in methods]
     return picture_sheet(pictures, captions, columns=4, row_titles=titles).image()
 
