@@ -108,7 +108,7 @@ class Ascent:
             if len(self.curve) == PATIENCE:
                 known = torch.stack(self.curve)
                 # Pictures of the same size are compared: what never moves may still differ between sizes.
-                first = known[torch.arange(PATIENCE) % len(self.transforms.views or "1")]
+                first = known[torch.arange(PATIENCE) % max(len(self.transforms.views or ()), 1)]
                 self._stop(self._moving & (known == first).all(0), FLAT, self.numbers)
             self._told(watch, step)
 
